@@ -1,1 +1,9 @@
-//! stub
+//! Waft: a WebAssembly-sandboxed flow runtime.
+//!
+//! A flow compiles to one WASI component; its metadata is registered with a server; an agent claims
+//! runs and executes every task attempt in a fresh wasmtime sandbox. This crate is the whole
+//! program, one room a module; `ARCHITECTURE.md` is the map.
+
+pub mod clock;
+pub mod model;
+pub mod wire;

@@ -1,0 +1,183 @@
+//! Requirements: what a run needs of its agent, and the one function that compares it with an offer.
+//!
+//! The server interns each distinct requirement as one row and decides by [`Requirement::missing_from`]
+//! which of them an agent satisfies; `explain` prints the same answer. There is no second rule.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::grant::{Grants, Policy};
+use super::label::Labels;
+use super::limit::TaskLimits;
+
+/// What a definition as a whole asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// The grants of all tasks together.
+    pub grants: Grants,
+    /// The largest limits that a task asks for.
+    pub limits: TaskLimits,
+}
+
+/// What a run needs of its agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Requirement {
+    /// The project whose code it is.
+    pub project: String,
+    /// The labels of version and run.
+    #[serde(default)]
+    pub labels: Labels,
+    /// The grants of all tasks.
+    #[serde(default)]
+    pub grants: Grants,
+    /// The raised limits.
+    #[serde(default)]
+    pub limits: TaskLimits,
+    /// What the agent must be able to do, such as a protocol or an import.
+    #[serde(default)]
+    pub abilities: BTreeSet<String>,
+    /// The storage roots under one of which the artifact lies.
+    #[serde(default)]
+    pub roots: BTreeSet<String>,
+    /// The root of the results of a run that has finished tasks, which a resume must reach.
+    #[serde(default)]
+    pub results_root: Option<String>,
+}
+
+/// What an agent offers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Offer {
+    /// The projects whose code runs here; none is every project of its token.
+    pub projects: Option<BTreeSet<String>>,
+    /// Its labels, host name included.
+    pub labels: Labels,
+    /// What it allows.
+    pub grants: Policy,
+    /// Its ceilings.
+    pub limits: TaskLimits,
+    /// What it is able to do.
+    pub abilities: BTreeSet<String>,
+    /// The roots it can fetch from and keep results in.
+    pub roots: BTreeSet<String>,
+}
+
+/// One reason why an agent may not take a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(tag = "kind", content = "what", rename_all = "snake_case")]
+pub enum Missing {
+    /// It does not run this project's code.
+    Project(String),
+    /// It does not offer this label.
+    Label(String),
+    /// It does not allow this; the flag that would.
+    Grant(String),
+    /// A limit is asked for above its ceiling.
+    Limit(String),
+    /// It is not able to do this.
+    Ability(String),
+    /// It cannot fetch from any of the places where the artifact lies.
+    Root(String),
+    /// It cannot read the results of the tasks that are already finished.
+    Results(String),
+}
+
+impl Requirement {
+    /// Returns what an agent with this offer lacks; nothing means it may take the run.
+    ///
+    /// What is offered beyond the requirement never matters.
+    #[must_use]
+    pub fn missing_from(&self, offer: &Offer) -> Vec<Missing> {
+        let mut missing = Vec::new();
+        if offer
+            .projects
+            .as_ref()
+            .is_some_and(|own| !own.contains(&self.project))
+        {
+            missing.push(Missing::Project(self.project.clone()));
+        }
+        let labels = self.labels.missing_from(&offer.labels);
+        missing.extend(labels.iter().map(|label| Missing::Label(label.to_owned())));
+        missing.extend(
+            self.grants
+                .missing_from(&offer.grants)
+                .into_iter()
+                .map(Missing::Grant),
+        );
+        missing.extend(
+            self.limits
+                .exceeding(&offer.limits)
+                .into_iter()
+                .map(Missing::Limit),
+        );
+        let abilities = self.abilities.difference(&offer.abilities);
+        missing.extend(abilities.cloned().map(Missing::Ability));
+        if !self.roots.is_empty() && self.roots.is_disjoint(&offer.roots) {
+            let roots: Vec<_> = self.roots.iter().map(String::as_str).collect();
+            missing.push(Missing::Root(roots.join(", ")));
+        }
+        if let Some(root) = self
+            .results_root
+            .as_ref()
+            .filter(|root| !offer.roots.contains(*root))
+        {
+            missing.push(Missing::Results(root.clone()));
+        }
+        missing
+    }
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Project(project) => write!(f, "does not run project `{project}`"),
+            Self::Label(label) => write!(f, "does not offer the label `{label}`"),
+            Self::Grant(flag) => write!(f, "does not allow what needs `{flag}`"),
+            Self::Limit(limit) => write!(f, "has a lower ceiling ({limit})"),
+            Self::Ability(ability) => write!(f, "is not able to `{ability}`"),
+            Self::Root(root) => write!(f, "cannot fetch from `{root}`"),
+            Self::Results(root) => write!(f, "cannot read the results in `{root}`"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_lack_is_named_and_nothing_else() {
+        let requirement = Requirement {
+            project: "demo".to_owned(),
+            labels: Labels::from_iter(["gpu", "eu"]),
+            abilities: BTreeSet::from(["import:a:b@1".to_owned()]),
+            roots: BTreeSet::from(["file:///a".to_owned(), "s3://b".to_owned()]),
+            results_root: Some("file:///a".to_owned()),
+            ..Requirement::default()
+        };
+        let mut offer = Offer {
+            projects: Some(BTreeSet::from(["other".to_owned()])),
+            labels: Labels::from_iter(["eu", "laptop"]),
+            roots: BTreeSet::from(["s3://c".to_owned()]),
+            ..Offer::default()
+        };
+        assert_eq!(
+            requirement.missing_from(&offer),
+            [
+                Missing::Project("demo".to_owned()),
+                Missing::Label("gpu".to_owned()),
+                Missing::Ability("import:a:b@1".to_owned()),
+                Missing::Root("file:///a, s3://b".to_owned()),
+                Missing::Results("file:///a".to_owned()),
+            ]
+        );
+        offer.projects = None;
+        offer.labels.insert("gpu");
+        offer.abilities.insert("import:a:b@1".to_owned());
+        offer.roots.insert("file:///a".to_owned());
+        assert!(requirement.missing_from(&offer).is_empty());
+    }
+}

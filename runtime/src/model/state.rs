@@ -1,0 +1,277 @@
+//! States and the events that move runs from one to the next: the lifecycle, as one table.
+//!
+//! Flow runs and task runs share the states; [`State::after`] is the only place that says what may
+//! follow what. The server applies it inside the transaction that writes a transition.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(
+            Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+            utoipa::ToSchema,
+        )]
+        pub enum $name {
+            $($(#[$vdoc])* #[serde(rename = $word)] $variant,)*
+        }
+
+        impl $name {
+            /// Every one of them, in the order of a life.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// Returns the word that stands in the database, on the wire and on the screen.
+            #[must_use]
+            pub const fn word(self) -> &'static str {
+                match self { $(Self::$variant => $word,)* }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.word())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                let found = Self::ALL.iter().find(|own| own.word().eq_ignore_ascii_case(text));
+                found.copied().ok_or_else(|| {
+                    let known: Vec<_> = Self::ALL.iter().map(|own| own.word()).collect();
+                    format!("`{text}` is none of {}", known.join(", "))
+                })
+            }
+        }
+    };
+}
+
+words! {
+    /// Where a flow run or a task run stands.
+    State {
+        /// A flow run waits for its time or for an agent.
+        Scheduled = "Scheduled",
+        /// A task run waits for its upstream tasks.
+        Pending = "Pending",
+        /// Waits for a slot.
+        Queued = "Queued",
+        /// An agent has the flow run and fetches or compiles.
+        Claimed = "Claimed",
+        /// At work.
+        Running = "Running",
+        /// A task run waits for its next attempt.
+        Retrying = "Retrying",
+        /// A task run goes on with its next iteration.
+        Looped = "Looped",
+        /// Waits for a person.
+        Paused = "Paused",
+        /// A flow run is being stopped.
+        Cancelling = "Cancelling",
+        /// A mapped task whose task runs are all over.
+        Mapped = "Mapped",
+        /// Done.
+        Success = "Success",
+        /// Done long ago; the output came from the cache.
+        Cached = "Cached",
+        /// Not meant to run.
+        Skipped = "Skipped",
+        /// The flow's own doing.
+        Failed = "Failed",
+        /// Took longer than it may.
+        TimedOut = "TimedOut",
+        /// The upstream states did not let it run.
+        TriggerFailed = "TriggerFailed",
+        /// Stopped on demand.
+        Cancelled = "Cancelled",
+        /// Waft's or the machine's doing.
+        Crashed = "Crashed",
+    }
+}
+
+words! {
+    /// What moved a run.
+    Event {
+        /// An agent took the flow run.
+        Claim = "claim",
+        /// The agent could not fetch it and hands it back.
+        Decline = "decline",
+        /// The first attempt began.
+        Start = "start",
+        /// The lease of its agent lapsed, or the agent gave the run back.
+        Lose = "lose",
+        /// No slot is free.
+        Queue = "queue",
+        /// An attempt failed and another follows.
+        Retry = "retry",
+        /// An iteration ended and another follows.
+        Loop = "loop",
+        /// Waits for a person.
+        Pause = "pause",
+        /// Goes on after a pause.
+        Resume = "resume",
+        /// A person asked for a stop.
+        Cancel = "cancel",
+        /// Ended: mapped.
+        Map = "map",
+        /// Ended well.
+        Succeed = "succeed",
+        /// Ended by an entry of the cache.
+        Cache = "cache",
+        /// Ended: skipped.
+        Skip = "skip",
+        /// Ended badly.
+        Fail = "fail",
+        /// Ended by its timeout.
+        TimeOut = "time-out",
+        /// Ended by its trigger.
+        FailTrigger = "fail-trigger",
+        /// Ended by the stop that was asked for.
+        Stop = "stop",
+        /// Ended by our or the machine's fault.
+        Crash = "crash",
+    }
+}
+
+/// Says that an event may not happen in a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{event}` may not happen to a run that is {state}")]
+pub struct Refusal {
+    /// Where the run stands.
+    pub state: State,
+    /// What was to move it.
+    pub event: Event,
+}
+
+impl State {
+    /// Returns the state that follows an event.
+    ///
+    /// # Errors
+    ///
+    /// Refuses an event that makes no sense in this state; nothing follows a terminal state.
+    pub const fn after(self, event: Event) -> Result<Self, Refusal> {
+        use {Event as E, State as S};
+        let next = match (self, event) {
+            (S::Scheduled | S::Queued, E::Claim) => S::Claimed,
+            (S::Scheduled | S::Pending, E::Queue) => S::Queued,
+            (S::Claimed, E::Decline) => S::Scheduled,
+            (S::Claimed | S::Running, E::Lose) => S::Scheduled,
+            (
+                S::Claimed | S::Pending | S::Queued | S::Retrying | S::Looped | S::Running,
+                E::Start,
+            ) => S::Running,
+            (S::Pending | S::Running, E::Retry) => S::Retrying,
+            (S::Running, E::Loop) => S::Looped,
+            (S::Running | S::Pending, E::Pause) => S::Paused,
+            (S::Paused, E::Resume) => S::Scheduled,
+            (S::Scheduled | S::Queued | S::Paused, E::Cancel) => S::Cancelled,
+            (S::Claimed | S::Running, E::Cancel) => S::Cancelling,
+            // What ends while a stop is under way ends as what it is, but never starts again.
+            (S::Cancelling, E::Succeed) => S::Success,
+            (S::Cancelling, E::Fail) => S::Failed,
+            (S::Cancelling, E::TimeOut) => S::TimedOut,
+            (S::Cancelling, E::Stop | E::Lose | E::Decline) => S::Cancelled,
+            (S::Cancelling, E::Crash) => S::Crashed,
+            (S::Pending | S::Running, E::Map) => S::Mapped,
+            (S::Claimed | S::Running | S::Pending, E::Succeed) => S::Success,
+            (S::Pending | S::Running, E::Cache) => S::Cached,
+            (S::Pending | S::Running, E::Skip) => S::Skipped,
+            (S::Pending, E::FailTrigger) => S::TriggerFailed,
+            (S::Claimed | S::Running, E::TimeOut) => S::TimedOut,
+            (S::Claimed | S::Running | S::Pending | S::Retrying | S::Looped, E::Fail) => S::Failed,
+            (
+                S::Pending | S::Queued | S::Running | S::Retrying | S::Looped | S::Paused,
+                E::Stop,
+            ) => S::Cancelled,
+            (
+                S::Scheduled
+                | S::Queued
+                | S::Claimed
+                | S::Running
+                | S::Pending
+                | S::Retrying
+                | S::Looped,
+                E::Crash,
+            ) => S::Crashed,
+            (state, event) => return Err(Refusal { state, event }),
+        };
+        Ok(next)
+    }
+
+    /// Tells whether nothing follows.
+    #[must_use]
+    pub const fn is_over(self) -> bool {
+        matches!(
+            self,
+            Self::Mapped
+                | Self::Success
+                | Self::Cached
+                | Self::Skipped
+                | Self::Failed
+                | Self::TimedOut
+                | Self::TriggerFailed
+                | Self::Cancelled
+                | Self::Crashed
+        )
+    }
+
+    /// Tells whether it ended well; Skipped counts as well, as it did in Prefect.
+    #[must_use]
+    pub const fn is_successful(self) -> bool {
+        matches!(
+            self,
+            Self::Mapped | Self::Success | Self::Cached | Self::Skipped
+        )
+    }
+
+    /// Tells whether it ended badly.
+    #[must_use]
+    pub const fn is_failed(self) -> bool {
+        self.is_over() && !self.is_successful()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use super::*;
+
+    /// Prints what every event does in every state, so that a change of the lifecycle is reviewed
+    /// as a change of one table.
+    #[test]
+    fn every_event_in_every_state() {
+        let mut table = String::new();
+        for state in State::ALL {
+            for event in Event::ALL {
+                if let Ok(next) = state.after(*event) {
+                    writeln!(table, "{state:<10} {event:<12} -> {next}").unwrap();
+                }
+            }
+            if state.is_over() {
+                writeln!(table, "{state:<10} is over").unwrap();
+            }
+        }
+        expect_test::expect_file!["lifecycle.txt"].assert_eq(&table);
+    }
+
+    #[test]
+    fn nothing_follows_the_end() {
+        for state in State::ALL.iter().filter(|state| state.is_over()) {
+            for event in Event::ALL {
+                assert!(state.after(*event).is_err(), "{state} {event}");
+            }
+        }
+    }
+
+    #[test]
+    fn words_are_read_back() {
+        for state in State::ALL {
+            assert_eq!(state.word().parse(), Ok(*state));
+        }
+        assert!("Done".parse::<State>().is_err());
+    }
+}

@@ -1,0 +1,623 @@
+//! Requests and answers of the HTTP API, used by the server and by the client.
+//!
+//! Both ends share these types, so a field cannot mean two things. All is JSON; instants are
+//! RFC 3339 in UTC; ids are UUIDs; a list comes in pages with a cursor. The OpenAPI document is made
+//! of the same types.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::model::artifact::Digest;
+use crate::model::flow::Definition;
+use crate::model::id::{AgentId, FlowId, FlowRunId, FlowVersionId, ProjectId, SessionId, TokenId};
+use crate::model::label::Labels;
+use crate::model::requirement::{Missing, Offer};
+pub use crate::model::run::{FlowRunMoved, Happening, TaskRun, TaskRunMoved};
+use crate::model::run::{LogLine, ResultRef, TaskRunKey};
+use crate::model::state::{Event, State};
+
+/// The protocol that agents and servers of this version speak; each accepts this and the one before.
+pub const PROTOCOL: u32 = 1;
+
+/// Every refusal of the API.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ErrorBody {
+    /// A stable word in kebab-case; all are listed in `server::error`.
+    pub code: String,
+    /// What failed and why, for a human.
+    pub message: String,
+    /// A command or a line that mends it, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// One page of a list.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Page<T> {
+    /// The objects, newest first unless the call says otherwise.
+    pub items: Vec<T>,
+    /// Where the next page begins; none if this was the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// How to page and narrow a list.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct ListQuery {
+    /// Only of this project, by name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// Only this flow, by name, `project/flow` or id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flow: Option<String>,
+    /// Only in this state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// Objects in a page, 1 to 200; 50 unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// The `next` of the page before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
+/// Whether the server is well.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// `ok`, or what is wrong.
+    pub status: String,
+    /// The server's version.
+    pub version: String,
+    /// The agent protocol it speaks.
+    pub protocol: u32,
+}
+
+/// A project: a room for flows, and what tokens are bound to.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Project {
+    /// Its id.
+    pub id: ProjectId,
+    /// Its name, unique on the server.
+    pub name: String,
+    /// For a human.
+    pub description: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// Asks for a project.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewProject {
+    /// Its name: letters, digits, `-`, `_`, `.`.
+    pub name: String,
+    /// For a human.
+    #[serde(default)]
+    pub description: String,
+}
+
+/// Registers a version of a flow.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Registration {
+    /// The shape of the flow, as its component describes it.
+    pub definition: Definition,
+    /// The digest of the component.
+    pub artifact: Digest,
+    /// Its size in bytes.
+    pub artifact_size: u64,
+    /// Where it lies.
+    pub location: Location,
+    /// The labels a run requires, auto-label included.
+    #[serde(default)]
+    pub labels: Labels,
+    /// Whether its schedule rests until `waft flow resume`; applies to the first version of a flow.
+    #[serde(default)]
+    pub is_paused: bool,
+}
+
+/// Where an artifact lies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Location {
+    /// The storage root.
+    pub root: String,
+    /// The key under the root.
+    pub key: String,
+}
+
+/// What became of a registration.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Registered {
+    /// The flow's id.
+    pub flow_id: FlowId,
+    /// The version's id.
+    pub flow_version_id: FlowVersionId,
+    /// Its number, from 1.
+    pub version: u32,
+    /// Whether a version was made; false: the same one was there already.
+    pub is_new: bool,
+    /// Grants that the version before did not ask for, for people.
+    #[serde(default)]
+    pub added_grants: Vec<String>,
+}
+
+/// A flow with its current version.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Flow {
+    /// Its id.
+    pub id: FlowId,
+    /// Its name, unique in the project.
+    pub name: String,
+    /// Its project's name.
+    pub project: String,
+    /// For a human.
+    pub description: String,
+    /// The number of the current version.
+    pub version: u32,
+    /// The current version's id.
+    pub flow_version_id: FlowVersionId,
+    /// The digest of the current version's component.
+    pub artifact: Digest,
+    /// The labels that the current version requires.
+    pub labels: Labels,
+    /// Whether its schedule rests.
+    pub is_paused: bool,
+    /// Whether it accepts no runs any more.
+    pub is_archived: bool,
+    /// When it was first registered.
+    pub created_at: Timestamp,
+    /// When its current version was registered.
+    pub registered_at: Timestamp,
+}
+
+/// A version of a flow, whole.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct FlowVersion {
+    /// Its id.
+    pub id: FlowVersionId,
+    /// Its flow's id.
+    pub flow_id: FlowId,
+    /// Its number, from 1.
+    pub version: u32,
+    /// The digest of its component.
+    pub artifact: Digest,
+    /// The size of its component in bytes.
+    pub artifact_size: u64,
+    /// The shape of the flow.
+    pub definition: Definition,
+    /// The digest of the definition's canonical form.
+    pub definition_hash: Digest,
+    /// The labels a run requires.
+    pub labels: Labels,
+    /// Where the component lies.
+    pub locations: Vec<Location>,
+    /// When it was registered.
+    pub created_at: Timestamp,
+    /// When a newer version took its place.
+    pub archived_at: Option<Timestamp>,
+}
+
+/// Asks for a run.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewFlowRun {
+    /// The flow: its id, its name where unique, or `project/flow`.
+    pub flow: String,
+    /// The number of the version; the current one unless given.
+    #[serde(default)]
+    pub version: Option<u32>,
+    /// Parameters by name.
+    #[serde(default)]
+    pub parameters: BTreeMap<String, serde_json::Value>,
+    /// When it is due; now unless given.
+    #[serde(default)]
+    pub scheduled_at: Option<Timestamp>,
+    /// Labels beyond those of the version.
+    #[serde(default)]
+    pub labels: Labels,
+    /// Higher goes first; 0 unless given, −100 to 100.
+    #[serde(default)]
+    pub priority: i32,
+    /// A repeat with the same key (and flow) answers with the run that the first one made.
+    #[serde(default)]
+    pub idempotency_key: Option<String>,
+    /// Milliseconds the run may take from its start; 24 h unless given.
+    #[serde(default)]
+    pub timeout_ms: Option<u64>,
+}
+
+/// One execution of a flow version.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct FlowRun {
+    /// Its id.
+    pub id: FlowRunId,
+    /// The same again, so that it can be told from other ids in one object.
+    pub flow_run_id: FlowRunId,
+    /// The flow's name.
+    pub flow: String,
+    /// The flow's id.
+    pub flow_id: FlowId,
+    /// The project's name.
+    pub project: String,
+    /// The version's number.
+    pub version: u32,
+    /// The digest of the component that it runs.
+    pub artifact: Digest,
+    /// Where it stands.
+    pub state: State,
+    /// Why, in words; may be empty.
+    pub message: String,
+    /// A stable word for what ended it, such as `limit.memory`; none if nothing is wrong.
+    pub code: Option<String>,
+    /// Parameters, defaults filled in.
+    pub parameters: BTreeMap<String, serde_json::Value>,
+    /// The labels it requires.
+    pub labels: Labels,
+    /// Higher goes first.
+    pub priority: i32,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it is or was due.
+    pub scheduled_at: Timestamp,
+    /// When its first attempt began.
+    pub started_at: Option<Timestamp>,
+    /// When it was over.
+    pub ended_at: Option<Timestamp>,
+    /// How often it was claimed; the lease epoch.
+    pub claims: u32,
+    /// The agent that has or had it last, by name.
+    pub agent: Option<String>,
+    /// Where its result is kept.
+    pub result: Option<ResultRef>,
+    /// Rises with each transition; a watcher waits for a higher one.
+    pub transition: u32,
+    /// The name of the clock that made it; none if somebody asked for it.
+    pub clock: Option<String>,
+}
+
+/// One step of a history.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Transition {
+    /// Its number in the run's history, from 1, without gaps.
+    pub number: u32,
+    /// When it was written, by the server's clock.
+    pub at: Timestamp,
+    /// The task run; none for the flow run itself.
+    pub task_run: Option<TaskRunKey>,
+    /// What moved it; none for the first.
+    pub event: Option<Event>,
+    /// Where it stood afterwards.
+    pub state: State,
+    /// Why, in words.
+    pub message: String,
+    /// Who: an agent's name, a token's name, or `server`.
+    pub by: String,
+    /// The lease epoch it was written under.
+    pub epoch: u32,
+}
+
+/// A log line with its place in the run's log.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct NumberedLine {
+    /// Its place in the run, rising.
+    pub number: u64,
+    /// The line.
+    #[serde(flatten)]
+    pub line: LogLine,
+}
+
+/// Which log lines.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct LogQuery {
+    /// Only lines after this number.
+    pub after: u64,
+    /// Lines in an answer, 1 to 1,000; 200 unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// Seconds to wait for a line if there is none yet and the run is not over, 0 to 30.
+    pub wait_seconds: u32,
+}
+
+/// Log lines in order.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct LogPage {
+    /// The lines.
+    pub lines: Vec<NumberedLine>,
+    /// Whether the run is over and there is nothing after these.
+    pub is_end: bool,
+}
+
+/// How long to wait for a change of a run.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct WatchQuery {
+    /// Answer once the run's `transition` is above this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<u32>,
+    /// Seconds to wait at most, 0 to 30.
+    pub wait_seconds: u32,
+}
+
+/// Why a run is where it is.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Explanation {
+    /// The run's id.
+    pub flow_run_id: FlowRunId,
+    /// Where it stands.
+    pub state: State,
+    /// The answer in one sentence.
+    pub summary: String,
+    /// What it lacks with each agent that polls.
+    pub agents: Vec<AgentLack>,
+    /// What would help, as lines to paste.
+    pub hints: Vec<String>,
+}
+
+/// What one agent lacks for one run.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AgentLack {
+    /// The agent's name.
+    pub agent: String,
+    /// Whether it polls now.
+    pub is_polling: bool,
+    /// Free slots at its last poll.
+    pub free_slots: u32,
+    /// What it lacks; nothing means it could take the run.
+    pub missing: Vec<Missing>,
+    /// The same in words.
+    pub words: Vec<String>,
+}
+
+/// What a token may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Everything a person does.
+    User,
+    /// What an agent does.
+    Agent,
+    /// Reading only.
+    ReadOnly,
+}
+
+/// Asks for a token.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewToken {
+    /// For a human, unique.
+    pub name: String,
+    /// What it may do.
+    pub scope: Scope,
+    /// The projects it is bound to, by name; none is all.
+    #[serde(default)]
+    pub projects: Option<Vec<String>>,
+}
+
+/// A token, without the secret part.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Token {
+    /// Its id.
+    pub id: TokenId,
+    /// For a human.
+    pub name: String,
+    /// What it may do.
+    pub scope: Scope,
+    /// The projects it is bound to; none is all.
+    pub projects: Option<Vec<String>>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was last used, to the minute.
+    pub used_at: Option<Timestamp>,
+}
+
+/// A token at the only moment its text is known.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct MadeToken {
+    /// The token.
+    #[serde(flatten)]
+    pub token: Token,
+    /// Its text, shown once.
+    pub text: String,
+}
+
+/// An agent as others see it.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Agent {
+    /// Its id.
+    pub id: AgentId,
+    /// Its name.
+    pub name: String,
+    /// The host it runs on.
+    pub hostname: String,
+    /// Its version.
+    pub version: String,
+    /// The protocol it speaks.
+    pub protocol: u32,
+    /// What it offers.
+    pub offer: Offer,
+    /// How many runs it takes at one time.
+    pub slots: u32,
+    /// The runs it has now.
+    pub flow_runs: Vec<FlowRunId>,
+    /// When it was last heard of.
+    pub seen_at: Timestamp,
+    /// Whether it polls now.
+    pub is_polling: bool,
+}
+
+/// An agent says hello.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewSession {
+    /// The agent's name; with the host name it is the agent's identity.
+    pub name: String,
+    /// The host it runs on.
+    pub hostname: String,
+    /// Its version.
+    pub version: String,
+    /// The protocol it speaks.
+    pub protocol: u32,
+    /// What it offers.
+    pub offer: Offer,
+    /// How many runs it takes at one time.
+    pub slots: u32,
+}
+
+/// The server says hello back.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Session {
+    /// The agent's id.
+    pub agent_id: AgentId,
+    /// The session's id, named in every call after this.
+    pub session_id: SessionId,
+    /// Seconds that a lease lasts from its claim or renewal.
+    pub lease_seconds: u32,
+    /// The protocol that both will speak.
+    pub protocol: u32,
+}
+
+/// An agent asks for work.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Poll {
+    /// Its session.
+    pub session_id: SessionId,
+    /// How many runs it can take now.
+    pub free_slots: u32,
+    /// Seconds to wait if there is none, 0 to 30.
+    pub wait_seconds: u32,
+}
+
+/// Work.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Claims {
+    /// The runs that are now this agent's.
+    pub flow_runs: Vec<ClaimedRun>,
+}
+
+/// A run with everything that an agent needs to execute it.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ClaimedRun {
+    /// Its id.
+    pub flow_run_id: FlowRunId,
+    /// The lease epoch: named in every report about it.
+    pub epoch: u32,
+    /// The flow's name.
+    pub flow: String,
+    /// The project's name.
+    pub project: String,
+    /// The version's number.
+    pub version: u32,
+    /// The digest of the component.
+    pub artifact: Digest,
+    /// The size of the component in bytes.
+    pub artifact_size: u64,
+    /// Where the component lies.
+    pub locations: Vec<Location>,
+    /// The registered definition's hash, to be compared with what the component describes.
+    pub definition_hash: Digest,
+    /// The registered definition of a command, which a component cannot describe; else none.
+    pub command: Option<Definition>,
+    /// Parameters, defaults filled in.
+    pub parameters: BTreeMap<String, serde_json::Value>,
+    /// When it was due.
+    pub scheduled_at: Timestamp,
+    /// When it first started, for a resume.
+    pub started_at: Option<Timestamp>,
+    /// Milliseconds the run may take from its start.
+    pub timeout_ms: u64,
+    /// How often an attempt was lost with its agent.
+    pub lost: u32,
+    /// Task runs of an earlier claim: those that are over are not executed again.
+    pub task_runs: Vec<TaskRun>,
+}
+
+/// An agent renews its leases.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Renewal {
+    /// Its session.
+    pub session_id: SessionId,
+    /// The runs it is at work on.
+    pub leases: Vec<LeaseKey>,
+}
+
+/// A run under one claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseKey {
+    /// The run.
+    pub flow_run_id: FlowRunId,
+    /// The epoch of the claim.
+    pub epoch: u32,
+}
+
+/// What became of a renewal.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Renewed {
+    /// Seconds from now that the leases last.
+    pub lease_seconds: u32,
+    /// Runs that are no longer this agent's: stop them.
+    pub lost: Vec<LeaseKey>,
+}
+
+/// An agent keeps a line open for what the server has to say, also without a free slot.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// Its session.
+    pub session_id: SessionId,
+    /// The runs it is at work on.
+    pub leases: Vec<LeaseKey>,
+    /// Seconds to wait if there is nothing, 0 to 30.
+    pub wait_seconds: u32,
+}
+
+/// What the server has to say.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Orders {
+    /// Runs to cancel.
+    pub cancel: Vec<LeaseKey>,
+    /// Whether to take no more runs.
+    pub is_draining: bool,
+}
+
+/// What happened to an agent's runs, in order.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReportBatch {
+    /// Its session.
+    pub session_id: SessionId,
+    /// Applied in this order, all in one transaction. A repeat of the whole batch does no harm.
+    pub reports: Vec<Report>,
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// The run it happened to.
+    pub lease: LeaseKey,
+    /// Its number under this claim, from 1, rising: a repeat is recognised by it.
+    pub number: u64,
+    /// When, by the agent's clock.
+    pub at: Timestamp,
+    /// What.
+    pub what: Happening,
+}
+
+/// What became of a batch of reports.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Reported {
+    /// Runs whose lease was lost: nothing more about them is accepted.
+    pub lost: Vec<LeaseKey>,
+}
