@@ -1,1 +1,75 @@
-//! stub
+//! Write [Waft](https://github.com/waft) flows in Rust.
+//!
+//! A flow is a graph of tasks. `#[task]` turns a function into a step, `#[flow]` turns a function that
+//! calls steps into the graph, and the crate compiles to one WASI component. A task body runs in a
+//! sandbox of its own that starts with nothing: what it needs of the network, of folders, of the
+//! environment and of secrets stands in its attribute.
+//!
+//! ```
+//! use waft_sdk::prelude::*;
+//!
+//! #[task(retries = 3, retry_delay = "10s")]
+//! fn greet(name: String) -> TaskResult<String> {
+//!     log::info!("greeting {name}");
+//!     Ok(format!("Hello, {name}!"))
+//! }
+//!
+//! /// Says hello.
+//! #[flow]
+//! fn hello(#[default("world")] name: Param<String>) -> Node<String> {
+//!     greet(name)
+//! }
+//!
+//! // The body of a task is a plain function for tests:
+//! assert_eq!(greet::run("Ada".to_string()).unwrap(), "Hello, Ada!");
+//! ```
+//!
+//! Off wasm32 everything a task asks of its host is answered by the fakes of the `testing` module, so
+//! that `cargo test` in a flow crate needs no sandbox.
+//!
+//! What lies where: [`task`] and [`flow`] say what their attributes take; `node` and `branch` hold what
+//! a flow function is written with; [`log`], [`run`], [`secrets`], [`cards`] and [`http`] are what a task
+//! body may ask of its host.
+
+extern crate self as waft_sdk;
+
+pub mod bindings;
+mod branch;
+pub mod cards;
+mod export;
+mod graph;
+pub mod http;
+mod json;
+pub mod log;
+mod node;
+pub mod prelude;
+pub mod run;
+mod schema;
+pub mod secrets;
+mod signal;
+mod spec;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod testing;
+mod value;
+
+pub use bindings::exports::waft::flow::definition;
+pub use branch::{Cases, Subject, Switch, ifelse, merge, switch, when};
+pub use export::Flow;
+pub use node::{IntoInput, IntoMapped, Literal, Node, Param, Unmapped, unmapped};
+pub use schema::Schema;
+pub use serde_json;
+pub use signal::{Failure, Signal, TaskResult};
+pub use value::{FromValue, IntoValue, Raw};
+pub use waft_sdk_macros::{Schema, flow, task};
+
+/// What the attributes expand to. No promise is made about it.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::definition;
+    pub use crate::export::{Component, FlowOutput, Parameter};
+    pub use crate::graph::{From, Wire, call, parameter};
+    pub use crate::schema::Properties;
+    pub use crate::signal::{Outcome, plain};
+    pub use crate::spec::{ClockSpec, RuleSpec, TaskSpec};
+    pub use crate::value::{Inputs, Value};
+}

@@ -1,0 +1,20 @@
+//! Branches of two types.
+
+use waft_sdk::prelude::*;
+
+#[task]
+fn name() -> TaskResult<String> {
+    Ok(String::new())
+}
+
+#[task]
+fn double(n: u64) -> TaskResult<u64> {
+    Ok(n * 2)
+}
+
+#[flow]
+fn wired() -> Node<u64> {
+    ifelse(true, || double(1), || name())
+}
+
+fn main() {}

@@ -1,0 +1,20 @@
+//! A task called without its argument.
+
+use waft_sdk::prelude::*;
+
+#[task]
+fn name() -> TaskResult<String> {
+    Ok(String::new())
+}
+
+#[task]
+fn double(n: u64) -> TaskResult<u64> {
+    Ok(n * 2)
+}
+
+#[flow]
+fn wired() -> Node<u64> {
+    double()
+}
+
+fn main() {}
