@@ -97,6 +97,20 @@ impl Clock {
     }
 }
 
+/// Returns the CPU time that the calling thread has used so far; where nobody counts that, the time
+/// that has passed.
+#[must_use]
+pub fn thread_cpu() -> Duration {
+    #[cfg(unix)]
+    {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+        Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
+    }
+    #[cfg(not(unix))]
+    system_uptime()
+}
+
 fn system_uptime() -> Duration {
     use std::sync::OnceLock;
     use std::time::Instant;

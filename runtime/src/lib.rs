@@ -6,4 +6,9 @@
 
 pub mod clock;
 pub mod model;
+pub mod runner;
+pub mod sandbox;
+pub mod storage;
 pub mod wire;
+
+pub use sandbox::child_main;

@@ -50,7 +50,9 @@ impl NetRule {
         self.port.is_none_or(|own| own == port) && self.allows_host(host)
     }
 
-    fn allows_host(&self, host: &str) -> bool {
+    /// Tells whether some port of `host` (without brackets) is meant by this rule.
+    #[must_use]
+    pub fn allows_host(&self, host: &str) -> bool {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         match self.host.strip_prefix('*') {
             None => self.host == host,
@@ -320,7 +322,7 @@ impl Grants {
 
     /// Returns what both ask for: what was registered and what the component itself describes.
     #[must_use]
-    pub fn common_with(&self, other: &Self) -> Self {
+    pub fn intersection(&self, other: &Self) -> Self {
         Self {
             net: self.net.intersection(&other.net).cloned().collect(),
             dirs: self.dirs.intersection(&other.dirs).cloned().collect(),

@@ -1,8 +1,57 @@
 //! Parameters: what is given when a run is created, and the schemas it is checked by.
+//!
+//! Schemas are a closed subset of JSON Schema: a keyword that is not in `KEYWORDS` or `NOTES` is
+//! refused where the flow is described, so that nobody believes in a rule that nobody checks.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Most bytes of one schema.
+const SCHEMA_BYTES_MAX: usize = 64 * 1024;
+/// How deep a schema may nest, references included.
+const SCHEMA_DEPTH_MAX: usize = 32;
+/// Most comparisons of one check, about a tenth of a second.
+const STEPS_MAX: usize = 1_000_000;
+/// Keywords that are checked.
+const KEYWORDS: [&str; 20] = [
+    "$ref",
+    "$defs",
+    "type",
+    "enum",
+    "const",
+    "anyOf",
+    "oneOf",
+    "items",
+    "minItems",
+    "maxItems",
+    "properties",
+    "required",
+    "additionalProperties",
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "minLength",
+    "maxLength",
+    "nullable",
+];
+/// Keywords that say something to people only.
+const NOTES: [&str; 7] = [
+    "$schema",
+    "$comment",
+    "title",
+    "description",
+    "default",
+    "examples",
+    "format",
+];
+/// The types there are.
+const TYPES: [&str; 7] = [
+    "string", "integer", "number", "boolean", "array", "object", "null",
+];
 
 /// A value that a flow takes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -14,22 +63,23 @@ pub struct Parameter {
     #[serde(default)]
     pub description: String,
     /// A JSON schema of the closed subset.
-    pub schema: serde_json::Value,
+    pub schema: Value,
     /// Taken where none is given; a parameter without one is required. `null` is a default too.
     #[serde(
         default,
         deserialize_with = "some",
         skip_serializing_if = "Option::is_none"
     )]
-    pub default: Option<serde_json::Value>,
+    pub default: Option<Value>,
 }
 
-fn some<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<serde_json::Value>, D::Error> {
-    serde_json::Value::deserialize(d).map(Some)
+/// Reads `null` as a default of `null` and not as none.
+fn some<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
 }
 
 /// Parameters by name.
-pub type Bound = BTreeMap<String, serde_json::Value>;
+pub type Bound = BTreeMap<String, Value>;
 
 /// Says what is wrong with the parameters that were given.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,12 +106,513 @@ pub enum BadParameters {
 }
 
 impl Parameter {
-    /// Checks the schema and that the default fits it.
+    /// Checks the schema, and that the default fits it.
     ///
     /// # Errors
     ///
-    /// Says what is wrong.
+    /// Says what is wrong and where in the schema.
     pub fn check(&self) -> Result<(), String> {
+        let size = self.schema.to_string().len();
+        if size > SCHEMA_BYTES_MAX {
+            return Err(format!(
+                "its schema has {size} bytes, more than the limit of {SCHEMA_BYTES_MAX}"
+            ));
+        }
+        check_schema(&self.schema, "#", 0)?;
+        let Some(default) = &self.default else {
+            return Ok(());
+        };
+        self.fit(default)
+            .map_err(|why| format!("its default does not fit its schema: {why}"))
+    }
+
+    /// Checks a value against the schema.
+    ///
+    /// # Errors
+    ///
+    /// Says where in the value and why.
+    pub fn fit(&self, value: &Value) -> Result<(), String> {
+        let schema = Schema {
+            root: &self.schema,
+            steps: Cell::new(0),
+        };
+        schema.fit(&self.schema, value, "", 0)
+    }
+
+    /// Reads what somebody typed as a value: JSON, or plain text where the schema wants a string.
+    ///
+    /// `7` is a number for an integer parameter and the text `7` for a string parameter.
+    #[must_use]
+    pub fn read_argument(&self, text: &str) -> Value {
+        let plain = || Value::String(text.to_owned());
+        match serde_json::from_str::<Value>(text) {
+            Ok(value) if self.fit(&value).is_ok() => value,
+            Ok(_) if self.fit(&plain()).is_ok() => plain(),
+            Ok(value) => value,
+            Err(_) => plain(),
+        }
+    }
+}
+
+/// Fills in defaults and checks what was given against the parameters of a flow.
+///
+/// # Errors
+///
+/// Names the first parameter that is unknown, missing or does not fit.
+pub fn bind(parameters: &[Parameter], given: &Bound) -> Result<Bound, BadParameters> {
+    let find = |name: &str| parameters.iter().find(|own| own.name == name);
+    if let Some(name) = given.keys().find(|name| find(name).is_none()) {
+        let known: Vec<_> = parameters
+            .iter()
+            .map(|own| format!("`{}`", own.name))
+            .collect();
+        return Err(BadParameters::Unknown {
+            name: name.escape_default().take(128).collect(),
+            known: match known.is_empty() {
+                true => "none".to_owned(),
+                false => known.join(", "),
+            },
+        });
+    }
+    let mut bound = Bound::new();
+    for parameter in parameters {
+        let name = &parameter.name;
+        let value = match (given.get(name), &parameter.default) {
+            (Some(value), _) => value,
+            (None, Some(default)) => default,
+            (None, None) => return Err(BadParameters::Missing(name.clone())),
+        };
+        parameter
+            .fit(value)
+            .map_err(|why| BadParameters::Mistyped {
+                name: name.clone(),
+                why,
+            })?;
+        bound.insert(name.clone(), value.clone());
+    }
+    Ok(bound)
+}
+
+/// Checks that a schema lies within the subset.
+fn check_schema(schema: &Value, at: &str, depth: usize) -> Result<(), String> {
+    if depth > SCHEMA_DEPTH_MAX {
+        return Err(format!(
+            "its schema nests deeper than {SCHEMA_DEPTH_MAX} at `{at}`"
+        ));
+    }
+    let Value::Object(fields) = schema else {
+        return match schema {
+            Value::Bool(_) if depth > 0 => Ok(()),
+            _ => Err(format!("its schema must be an object at `{at}`")),
+        };
+    };
+    for (key, value) in fields {
+        let below = format!("{at}/{key}");
+        let wrong = |wanted: &str| Err(format!("its schema must hold {wanted} at `{below}`"));
+        match key.as_str() {
+            "type" => {
+                let is_type = |value: &Value| value.as_str().is_some_and(|t| TYPES.contains(&t));
+                let is_list = value
+                    .as_array()
+                    .is_some_and(|l| !l.is_empty() && l.iter().all(is_type));
+                if !is_type(value) && !is_list {
+                    return wrong(&format!("one or several of {}", TYPES.join(", ")));
+                }
+            }
+            "$ref" if !value.as_str().is_some_and(|r| r.starts_with("#/$defs/")) => {
+                return wrong("a reference to `#/$defs/…`");
+            }
+            "enum" | "required" if !value.is_array() => return wrong("a list"),
+            "nullable" if !value.is_boolean() => return wrong("a bool"),
+            "minItems" | "maxItems" | "minLength" | "maxLength" if !value.is_u64() => {
+                return wrong("a count");
+            }
+            "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum"
+                if !value.is_number() =>
+            {
+                return wrong("a number");
+            }
+            "items" | "additionalProperties" => check_schema(value, &below, depth + 1)?,
+            "anyOf" | "oneOf" => {
+                let Some(list) = value.as_array().filter(|list| !list.is_empty()) else {
+                    return wrong("a list of schemas");
+                };
+                for (nth, inner) in list.iter().enumerate() {
+                    check_schema(inner, &format!("{below}/{nth}"), depth + 1)?;
+                }
+            }
+            "properties" | "$defs" => {
+                let Some(inner) = value.as_object() else {
+                    return wrong("an object of schemas");
+                };
+                for (name, inner) in inner {
+                    check_schema(inner, &format!("{below}/{name}"), depth + 1)?;
+                }
+            }
+            key if KEYWORDS.contains(&key) || NOTES.contains(&key) => {}
+            _ => {
+                return Err(format!(
+                    "its schema has a keyword that is not known, `{below}`"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A checked schema at work.
+struct Schema<'a> {
+    root: &'a Value,
+    /// Comparisons made so far: alternatives that refer to themselves would double with each level.
+    steps: Cell<usize>,
+}
+
+impl<'a> Schema<'a> {
+    /// `at` is a JSON pointer into the value; `depth` counts schemas, so that references in a
+    /// circle end.
+    fn fit(&self, schema: &'a Value, value: &Value, at: &str, depth: usize) -> Result<(), String> {
+        let place = || match at {
+            "" => String::new(),
+            at => format!(" at `{at}`"),
+        };
+        self.steps.set(self.steps.get() + 1);
+        if depth > 4 * SCHEMA_DEPTH_MAX || self.steps.get() > STEPS_MAX {
+            return Err(format!("it nests too deep{}", place()));
+        }
+        let Some(rules) = schema.as_object() else {
+            return match schema {
+                Value::Bool(false) => Err(format!("nothing is allowed{}", place())),
+                _ => Ok(()),
+            };
+        };
+        if value.is_null() && rules.get("nullable") == Some(&Value::Bool(true)) {
+            return Ok(());
+        }
+        if let Some(target) = rules.get("$ref").and_then(Value::as_str) {
+            let target = self.root.pointer(target.trim_start_matches('#'));
+            let target = target.ok_or_else(|| "its schema refers to nothing".to_owned())?;
+            self.fit(target, value, at, depth + 1)?;
+        }
+        fit_type(rules, value).map_err(|why| why + &place())?;
+        fit_bounds(rules, value).map_err(|why| why + &place())?;
+        for (key, exactly_one) in [("anyOf", false), ("oneOf", true)] {
+            let Some(choices) = rules.get(key).and_then(Value::as_array) else {
+                continue;
+            };
+            let fits = |choice: &&Value| self.fit(choice, value, at, depth + 1).is_ok();
+            let count = choices.iter().filter(fits).count();
+            if count == 0 || (exactly_one && count > 1) {
+                return Err(format!(
+                    "it fits {count} of {} alternatives{}",
+                    choices.len(),
+                    place()
+                ));
+            }
+        }
+        match value {
+            Value::Array(elements) => self.fit_elements(rules, elements, at, depth),
+            Value::Object(fields) => self.fit_fields(rules, fields, at, depth),
+            _ => Ok(()),
+        }
+    }
+
+    fn fit_elements(
+        &self,
+        rules: &'a Fields,
+        elements: &[Value],
+        at: &str,
+        depth: usize,
+    ) -> Result<(), String> {
+        let Some(items) = rules.get("items") else {
+            return Ok(());
+        };
+        for (nth, element) in elements.iter().enumerate() {
+            self.fit(items, element, &format!("{at}/{nth}"), depth + 1)?;
+        }
         Ok(())
+    }
+
+    fn fit_fields(
+        &self,
+        rules: &'a Fields,
+        fields: &Fields,
+        at: &str,
+        depth: usize,
+    ) -> Result<(), String> {
+        let required = rules.get("required").and_then(Value::as_array);
+        for name in required.into_iter().flatten().filter_map(Value::as_str) {
+            if !fields.contains_key(name) {
+                return Err(format!("the field `{name}` is missing at `{at}/`"));
+            }
+        }
+        let properties = rules.get("properties").and_then(Value::as_object);
+        for (name, value) in fields {
+            let below = format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"));
+            let own = properties.and_then(|properties| properties.get(name));
+            match own.or_else(|| rules.get("additionalProperties")) {
+                Some(Value::Bool(false)) if own.is_none() => {
+                    return Err(format!("a field that is not known stands at `{below}`"));
+                }
+                Some(rule) => self.fit(rule, value, &below, depth + 1)?,
+                None => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+type Fields = serde_json::Map<String, Value>;
+
+fn fit_type(rules: &Fields, value: &Value) -> Result<(), String> {
+    let Some(wanted) = rules.get("type") else {
+        return Ok(());
+    };
+    let is = |name: &str| match name {
+        "integer" => {
+            value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|n| n.fract() == 0.0)
+        }
+        "number" => value.is_number(),
+        name => name == type_of(value),
+    };
+    let names: Vec<_> = match wanted {
+        Value::Array(names) => names.iter().filter_map(Value::as_str).collect(),
+        one => one.as_str().into_iter().collect(),
+    };
+    if names.iter().any(|name| is(name)) {
+        return Ok(());
+    }
+    Err(format!(
+        "expected {}, got {}",
+        names.join(" or "),
+        type_of(value)
+    ))
+}
+
+const fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+fn fit_bounds(rules: &Fields, value: &Value) -> Result<(), String> {
+    let same = |own: &Value| own == value;
+    if let Some(list) = rules.get("enum").and_then(Value::as_array)
+        && !list.iter().any(same)
+    {
+        let shown: Vec<_> = list.iter().take(8).map(ToString::to_string).collect();
+        return Err(format!("expected one of {}", shown.join(", ")));
+    }
+    if let Some(own) = rules.get("const").filter(|own| !same(own)) {
+        return Err(format!("expected {own}"));
+    }
+    let size = match value {
+        Value::String(text) => Some((text.chars().count(), "Length", "characters")),
+        Value::Array(list) => Some((list.len(), "Items", "elements")),
+        _ => None,
+    };
+    if let Some((size, suffix, unit)) = size {
+        let bound = |prefix: &str| {
+            rules
+                .get(&format!("{prefix}{suffix}"))
+                .and_then(Value::as_u64)
+        };
+        if let Some(least) = bound("min").filter(|least| (size as u64) < *least) {
+            return Err(format!("expected at least {least} {unit}, got {size}"));
+        }
+        if let Some(most) = bound("max").filter(|most| (size as u64) > *most) {
+            return Err(format!("expected at most {most} {unit}, got {size}"));
+        }
+    }
+    let Some(number) = value.as_f64() else {
+        return Ok(());
+    };
+    let bound = |key: &str| rules.get(key).and_then(Value::as_f64);
+    let broken = [
+        (
+            "minimum",
+            "at least",
+            bound("minimum").filter(|b| number < *b),
+        ),
+        (
+            "maximum",
+            "at most",
+            bound("maximum").filter(|b| number > *b),
+        ),
+        (
+            "exclusiveMinimum",
+            "more than",
+            bound("exclusiveMinimum").filter(|b| number <= *b),
+        ),
+        (
+            "exclusiveMaximum",
+            "less than",
+            bound("exclusiveMaximum").filter(|b| number >= *b),
+        ),
+    ];
+    match broken.iter().find(|(_, _, bound)| bound.is_some()) {
+        Some((key, words, _)) => Err(format!("expected {words} {}, got {value}", rules[*key])),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parameter(schema: Value) -> Parameter {
+        Parameter {
+            name: "p".to_owned(),
+            description: String::new(),
+            schema,
+            default: None,
+        }
+    }
+
+    #[test]
+    fn values_fit_or_the_place_is_named() {
+        let point = json!({
+            "type": "object", "properties": {"x": {"type": "integer", "minimum": 0}},
+            "required": ["x"], "additionalProperties": false
+        });
+        let tree = json!({
+            "$defs": {"t": {"type": "object", "properties": {"kids": {"type": "array", "items": {"$ref": "#/$defs/t"}}}}},
+            "$ref": "#/$defs/t"
+        });
+        let table = [
+            (json!({"type": "string"}), json!("a"), "ok"),
+            (
+                json!({"type": "string"}),
+                json!(1),
+                "expected string, got number",
+            ),
+            (
+                json!({"type": "integer"}),
+                json!(1.5),
+                "expected integer, got number",
+            ),
+            (
+                json!({"type": "integer", "maximum": 3}),
+                json!(4),
+                "expected at most 3, got 4",
+            ),
+            (json!({"type": ["string", "null"]}), Value::Null, "ok"),
+            (
+                json!({"enum": ["a", "b"]}),
+                json!("c"),
+                "expected one of \"a\", \"b\"",
+            ),
+            (
+                json!({"type": "array", "items": {"type": "boolean"}}),
+                json!([true, 1]),
+                "expected boolean, got number at `/1`",
+            ),
+            (
+                json!({"type": "string", "minLength": 2}),
+                json!("ä"),
+                "expected at least 2 characters, got 1",
+            ),
+            (point.clone(), json!({"x": 1}), "ok"),
+            (point.clone(), json!({}), "the field `x` is missing at `/`"),
+            (
+                point.clone(),
+                json!({"x": -1}),
+                "expected at least 0, got -1 at `/x`",
+            ),
+            (
+                point,
+                json!({"x": 1, "y/z": 1}),
+                "a field that is not known stands at `/y~1z`",
+            ),
+            (
+                json!({"anyOf": [{"type": "string"}, {"type": "null"}]}),
+                json!(1),
+                "it fits 0 of 2 alternatives",
+            ),
+            (tree.clone(), json!({"kids": [{"kids": []}]}), "ok"),
+            (
+                tree,
+                json!({"kids": [{"kids": [1]}]}),
+                "expected object, got number at `/kids/0/kids/0`",
+            ),
+        ];
+        for (schema, value, expected) in table {
+            let parameter = parameter(schema);
+            assert_eq!(parameter.check(), Ok(()));
+            let found = parameter.fit(&value).err().unwrap_or("ok".to_owned());
+            assert_eq!(found, expected, "{} {value}", parameter.schema);
+        }
+    }
+
+    #[test]
+    fn a_schema_outside_the_subset_is_refused() {
+        let deep = (0..40).fold(json!({}), |inner, _| json!({"items": inner}));
+        for schema in [
+            json!(true),
+            json!({"type": "text"}),
+            json!({"pattern": "x"}),
+            json!({"$ref": "https://example.org/x"}),
+            json!({"items": [{}]}),
+            json!({"anyOf": []}),
+            json!({"minLength": -1}),
+            deep,
+        ] {
+            assert!(parameter(schema.clone()).check().is_err(), "{schema}");
+        }
+        let circle = json!({"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"});
+        assert!(parameter(circle).fit(&json!(1)).is_err());
+        let both = json!([{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/a"}]);
+        let doubling = json!({"$defs": {"a": {"anyOf": both}}, "$ref": "#/$defs/a"});
+        assert!(parameter(doubling).fit(&json!(1)).is_err());
+    }
+
+    #[test]
+    fn defaults_are_filled_in_and_strangers_refused() {
+        let mut optional = parameter(json!({"type": "string"}));
+        optional.default = Some(json!("x"));
+        let mut required = parameter(json!({"type": "integer"}));
+        required.name = "q".to_owned();
+        let both = [optional, required];
+        let given = Bound::from([("q".to_owned(), json!(1))]);
+        assert_eq!(bind(&both, &given).unwrap()["p"], json!("x"));
+        assert_eq!(
+            bind(&both, &Bound::new()),
+            Err(BadParameters::Missing("q".to_owned()))
+        );
+        let stranger = Bound::from([("r".to_owned(), json!(1))]);
+        assert_eq!(
+            bind(&both, &stranger).unwrap_err().to_string(),
+            "the flow takes no parameter `r`; it takes `p`, `q`"
+        );
+    }
+
+    #[test]
+    fn what_is_typed_is_json_or_plain_text() {
+        assert_eq!(
+            parameter(json!({"type": "string"})).read_argument("7"),
+            json!("7")
+        );
+        assert_eq!(
+            parameter(json!({"type": "string"})).read_argument("\"7\""),
+            json!("7")
+        );
+        assert_eq!(
+            parameter(json!({"type": "integer"})).read_argument("7"),
+            json!(7)
+        );
+        assert_eq!(
+            parameter(json!({"type": "array"})).read_argument("[1]"),
+            json!([1])
+        );
+        assert_eq!(
+            parameter(json!({"type": "string"})).read_argument("Ada"),
+            json!("Ada")
+        );
     }
 }

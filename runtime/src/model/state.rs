@@ -153,49 +153,62 @@ impl State {
     ///
     /// Refuses an event that makes no sense in this state; nothing follows a terminal state.
     pub const fn after(self, event: Event) -> Result<Self, Refusal> {
-        use {Event as E, State as S};
+        use Event as E;
         let next = match (self, event) {
-            (S::Scheduled | S::Queued, E::Claim) => S::Claimed,
-            (S::Scheduled | S::Pending, E::Queue) => S::Queued,
-            (S::Claimed, E::Decline) => S::Scheduled,
-            (S::Claimed | S::Running, E::Lose) => S::Scheduled,
+            (Self::Scheduled | Self::Queued, E::Claim) => Self::Claimed,
+            (Self::Scheduled | Self::Pending, E::Queue) => Self::Queued,
+            (Self::Claimed, E::Decline) => Self::Scheduled,
+            (Self::Claimed | Self::Running, E::Lose) => Self::Scheduled,
             (
-                S::Claimed | S::Pending | S::Queued | S::Retrying | S::Looped | S::Running,
+                Self::Claimed
+                | Self::Pending
+                | Self::Queued
+                | Self::Retrying
+                | Self::Looped
+                | Self::Running,
                 E::Start,
-            ) => S::Running,
-            (S::Pending | S::Running, E::Retry) => S::Retrying,
-            (S::Running, E::Loop) => S::Looped,
-            (S::Running | S::Pending, E::Pause) => S::Paused,
-            (S::Paused, E::Resume) => S::Scheduled,
-            (S::Scheduled | S::Queued | S::Paused, E::Cancel) => S::Cancelled,
-            (S::Claimed | S::Running, E::Cancel) => S::Cancelling,
+            ) => Self::Running,
+            (Self::Pending | Self::Running, E::Retry) => Self::Retrying,
+            (Self::Running, E::Loop) => Self::Looped,
+            (Self::Running | Self::Pending, E::Pause) => Self::Paused,
+            (Self::Paused, E::Resume) => Self::Scheduled,
+            (Self::Scheduled | Self::Queued | Self::Paused, E::Cancel) => Self::Cancelled,
+            (Self::Claimed | Self::Running, E::Cancel) => Self::Cancelling,
             // What ends while a stop is under way ends as what it is, but never starts again.
-            (S::Cancelling, E::Succeed) => S::Success,
-            (S::Cancelling, E::Fail) => S::Failed,
-            (S::Cancelling, E::TimeOut) => S::TimedOut,
-            (S::Cancelling, E::Stop | E::Lose | E::Decline) => S::Cancelled,
-            (S::Cancelling, E::Crash) => S::Crashed,
-            (S::Pending | S::Running, E::Map) => S::Mapped,
-            (S::Claimed | S::Running | S::Pending, E::Succeed) => S::Success,
-            (S::Pending | S::Running, E::Cache) => S::Cached,
-            (S::Pending | S::Running, E::Skip) => S::Skipped,
-            (S::Pending, E::FailTrigger) => S::TriggerFailed,
-            (S::Claimed | S::Running, E::TimeOut) => S::TimedOut,
-            (S::Claimed | S::Running | S::Pending | S::Retrying | S::Looped, E::Fail) => S::Failed,
+            (Self::Cancelling, E::Succeed) => Self::Success,
+            (Self::Cancelling, E::Fail) => Self::Failed,
+            (Self::Cancelling, E::TimeOut) => Self::TimedOut,
+            (Self::Cancelling, E::Stop | E::Lose | E::Decline) => Self::Cancelled,
+            (Self::Cancelling, E::Crash) => Self::Crashed,
+            (Self::Pending | Self::Running, E::Map) => Self::Mapped,
+            (Self::Claimed | Self::Running | Self::Pending, E::Succeed) => Self::Success,
+            (Self::Pending | Self::Running, E::Cache) => Self::Cached,
+            (Self::Pending | Self::Running, E::Skip) => Self::Skipped,
+            (Self::Pending, E::FailTrigger) => Self::TriggerFailed,
+            (Self::Claimed | Self::Running, E::TimeOut) => Self::TimedOut,
             (
-                S::Pending | S::Queued | S::Running | S::Retrying | S::Looped | S::Paused,
+                Self::Claimed | Self::Running | Self::Pending | Self::Retrying | Self::Looped,
+                E::Fail,
+            ) => Self::Failed,
+            (
+                Self::Pending
+                | Self::Queued
+                | Self::Running
+                | Self::Retrying
+                | Self::Looped
+                | Self::Paused,
                 E::Stop,
-            ) => S::Cancelled,
+            ) => Self::Cancelled,
             (
-                S::Scheduled
-                | S::Queued
-                | S::Claimed
-                | S::Running
-                | S::Pending
-                | S::Retrying
-                | S::Looped,
+                Self::Scheduled
+                | Self::Queued
+                | Self::Claimed
+                | Self::Running
+                | Self::Pending
+                | Self::Retrying
+                | Self::Looped,
                 E::Crash,
-            ) => S::Crashed,
+            ) => Self::Crashed,
             (state, event) => return Err(Refusal { state, event }),
         };
         Ok(next)

@@ -1,0 +1,348 @@
+//! One attempt: look into the task cache, run the sandbox, pass on what is said, keep the output.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, OnceLock};
+
+use futures::FutureExt as _;
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::{Inner, Tell, chain, command};
+use crate::model::flow::{self, Body, Definition, Described};
+use crate::model::grant::Grants;
+use crate::model::graph::{self, Ended, Ending};
+use crate::model::id::FlowRunId;
+use crate::model::limit::Limits;
+use crate::model::parameter::Bound;
+use crate::model::run::{Card, Happening, LogLine, TaskRunKey, Usage};
+use crate::model::value::Value;
+use crate::sandbox::{self, Call, Outcome, Prepared, RunInfo, Said, Says};
+use crate::storage::{CacheBy, CacheKey};
+
+/// Log lines that are told at a time.
+const LINES: usize = 256;
+/// Bytes of log lines after which the next ones are told apart; a report must fit a request.
+const LINES_BYTES: usize = 256 * 1024;
+
+/// What all attempts of a run share.
+pub(super) struct Shared {
+    pub(super) runner: Arc<Inner>,
+    pub(super) flow_run_id: FlowRunId,
+    pub(super) project: String,
+    pub(super) prepared: Arc<Prepared>,
+    pub(super) described: Arc<Described>,
+    pub(super) registered: Arc<Definition>,
+    pub(super) bound: Bound,
+    pub(super) parameters: Arc<Vec<(String, Value)>>,
+    pub(super) scheduled_at: Timestamp,
+    /// What each task may, found out at its first attempt.
+    pub(super) rights: Vec<OnceLock<Rights>>,
+    pub(super) tell: Tell,
+}
+
+/// What the attempts of a task may.
+#[derive(Clone, Debug)]
+pub(super) struct Rights {
+    grants: Grants,
+    limits: Limits,
+}
+
+impl Shared {
+    /// Makes one attempt. Whatever happens, there is an end; a panic is ours.
+    pub(super) async fn attempt(
+        self: Arc<Self>,
+        attempt: graph::Attempt,
+        turn: OwnedSemaphorePermit,
+    ) -> Ended {
+        match AssertUnwindSafe(self.try_attempt(attempt, turn))
+            .catch_unwind()
+            .await
+        {
+            Ok(ended) => ended,
+            Err(_) => ended(Ending::Crash {
+                message: "the runner itself failed, which is a bug of waft".to_owned(),
+            }),
+        }
+    }
+
+    async fn try_attempt(&self, attempt: graph::Attempt, turn: OwnedSemaphorePermit) -> Ended {
+        let task = &self.described.definition.tasks[attempt.slot.task()];
+        let cached_by = task
+            .cache
+            .as_ref()
+            .map(|cache| (cache, attempt.inputs.clone()));
+        if let Some((cache, inputs)) = &cached_by
+            && attempt.number == 1
+            && attempt.loop_count == 0
+            && let Some(ended) = self.cached(task, cache, inputs).await
+        {
+            return ended;
+        }
+        let key = attempt.start.task_run.clone();
+        self.tell(Happening::TaskRun(attempt.start)).await;
+        let number = attempt.number;
+        let (says, said) = Says::channel();
+        let rights = self.rights(attempt.slot.task(), task);
+        let attempt = sandbox::Attempt {
+            body: self.call(task),
+            inputs: attempt.inputs,
+            info: RunInfo {
+                flow_run_id: self.flow_run_id,
+                flow: self.described.definition.name.clone(),
+                task: task.name.clone(),
+                map_index: attempt.slot.map_index(),
+                attempt: number,
+                loop_count: attempt.loop_count,
+                loop_value: attempt.loop_value,
+                scheduled_at: self.scheduled_at,
+                idempotency_key: format!("{}/{key}", self.flow_run_id),
+            },
+            parameters: self.parameters.clone(),
+            grants: rights.grants.clone(),
+            powers: self.runner.settings.powers.clone(),
+            limits: rights.limits.clone(),
+            says,
+        };
+        let ended = self.sandboxed(attempt, said, &key, number).await;
+        // What follows waits for the disk, not for a processor.
+        drop(turn);
+        let ending = self.ending(ended.outcome).await;
+        if let (Some((cache, inputs)), Ending::Success { value, .. }) = (&cached_by, &ending) {
+            self.keep_for_later(task, cache, inputs, value).await;
+        }
+        Ended {
+            ending,
+            usage: ended.usage,
+            denials: ended.denials,
+        }
+    }
+
+    /// Runs the sandbox and tells meanwhile what the guest says.
+    async fn sandboxed(
+        &self,
+        attempt: sandbox::Attempt,
+        mut said: UnboundedReceiver<Said>,
+        key: &TaskRunKey,
+        number: u32,
+    ) -> sandbox::Ended {
+        let running = self
+            .runner
+            .settings
+            .sandbox
+            .attempt(&self.prepared, attempt);
+        tokio::pin!(running);
+        let mut heard = Vec::new();
+        let ended = loop {
+            tokio::select! {
+                biased;
+                ended = &mut running => break ended,
+                count = said.recv_many(&mut heard, LINES) => {
+                    self.pass_on(&mut heard, key, number).await;
+                    if count == 0 {
+                        break running.await;
+                    }
+                }
+            }
+        };
+        said.close();
+        while said.recv_many(&mut heard, LINES).await > 0 {
+            self.pass_on(&mut heard, key, number).await;
+        }
+        ended
+    }
+
+    /// Tells lines and cards in the order in which they were said.
+    async fn pass_on(&self, heard: &mut Vec<Said>, key: &TaskRunKey, attempt: u32) {
+        let mut lines = Vec::new();
+        let mut bytes = 0;
+        for said in heard.drain(..) {
+            match said {
+                Said::Line { at, level, text } => {
+                    bytes += text.len();
+                    if bytes > LINES_BYTES && !lines.is_empty() {
+                        bytes = text.len();
+                        let lines = std::mem::take(&mut lines);
+                        self.tell(Happening::Log { lines }).await;
+                    }
+                    lines.push(LogLine {
+                        at,
+                        level,
+                        task_run: Some(key.clone()),
+                        attempt,
+                        text,
+                    });
+                }
+                Said::Card { title, content } => {
+                    if !lines.is_empty() {
+                        let lines = std::mem::take(&mut lines);
+                        self.tell(Happening::Log { lines }).await;
+                    }
+                    let task_run = key.clone();
+                    let card = Card {
+                        task_run,
+                        title,
+                        content,
+                    };
+                    self.tell(Happening::Card { card }).await;
+                }
+            }
+        }
+        if !lines.is_empty() {
+            self.tell(Happening::Log { lines }).await;
+        }
+    }
+
+    async fn tell(&self, what: Happening) {
+        let now = self.runner.settings.clock.now();
+        // Who no longer listens will drop this run soon.
+        let _ = self.tell.send((now, what)).await;
+    }
+
+    fn call(&self, task: &flow::Task) -> Call {
+        match &task.body {
+            Body::Function(name) => Call::Function(name.clone()),
+            // The graph passes the values of a merge on by itself.
+            Body::Merge => Call::Function(task.name.clone()),
+            Body::Command => {
+                let command = self.described.definition.command.clone();
+                command::call(&command.unwrap_or_default(), &self.bound)
+            }
+        }
+    }
+
+    /// A task may what was registered and what its component asks for; of that, the sandbox gives
+    /// what this machine allows.
+    fn rights(&self, at: usize, task: &flow::Task) -> &Rights {
+        self.rights[at].get_or_init(|| {
+            let same_place = self.registered.tasks.get(at);
+            let registered = same_place
+                .filter(|own| own.name == task.name)
+                .or_else(|| self.registered.task(&task.name));
+            let grants = registered.map(|own| own.grants.intersection(&task.grants));
+            let ceiling = &self.runner.settings.ceiling;
+            Rights {
+                grants: grants.unwrap_or_default(),
+                limits: Limits::of(&task.limits, task.timeout_ms, ceiling),
+            }
+        })
+    }
+
+    /// Makes durable what must be, and translates the rest.
+    async fn ending(&self, outcome: Outcome) -> Ending {
+        match outcome {
+            Outcome::Output(value) => self.success(String::new(), value).await,
+            Outcome::Success { message, output } => self.success(message, output).await,
+            Outcome::Loop(value) => match self.runner.settings.results.append(&value).await {
+                Ok(result) => Ending::Loop { value, result },
+                Err(error) => not_kept(&error),
+            },
+            Outcome::Fail { message, is_final } => Ending::Fail {
+                message,
+                code: None,
+                is_final,
+            },
+            Outcome::Skip(reason) => Ending::Skip(reason),
+            Outcome::Retry { message, after_ms } => Ending::Retry { message, after_ms },
+            Outcome::Pause(reason) => Ending::Pause(reason),
+            Outcome::Broken {
+                code: "limit.wall",
+                message,
+            } => Ending::TimeOut { message },
+            Outcome::Broken { code, message } => Ending::Fail {
+                message,
+                code: Some(code.to_owned()),
+                is_final: false,
+            },
+            Outcome::Crashed { message } => Ending::Crash { message },
+        }
+    }
+
+    /// Keeps an output; a success is one only after that.
+    pub(super) async fn success(&self, message: String, value: Value) -> Ending {
+        match self.runner.settings.results.append(&value).await {
+            Ok(result) => Ending::Success {
+                message,
+                value,
+                result,
+            },
+            Err(error) => not_kept(&error),
+        }
+    }
+
+    /// Looks for an earlier output. It is kept anew with this run, so that it lives as long.
+    async fn cached(
+        &self,
+        task: &flow::Task,
+        cache: &flow::Cache,
+        inputs: &[(String, Value)],
+    ) -> Option<Ended> {
+        let settings = &self.runner.settings;
+        let key = self.cache_key(task, cache, inputs);
+        let value = settings.task_cache.get(&key, settings.clock.now()).await?;
+        let kept = settings.results.append(&value).await;
+        Some(ended(match kept {
+            Ok(result) => Ending::Cached { value, result },
+            Err(error) => not_kept(&error),
+        }))
+    }
+
+    async fn keep_for_later(
+        &self,
+        task: &flow::Task,
+        cache: &flow::Cache,
+        inputs: &[(String, Value)],
+        value: &Value,
+    ) {
+        let settings = &self.runner.settings;
+        let valid_ms = cache
+            .valid_ms
+            .and_then(|valid_ms| i64::try_from(valid_ms).ok());
+        let expires_at = valid_ms.and_then(|valid_ms| {
+            let valid = SignedDuration::from_millis(valid_ms);
+            settings.clock.now().checked_add(valid).ok()
+        });
+        let key = self.cache_key(task, cache, inputs);
+        // The output itself is safe; without an entry, a later run only works once more.
+        if let Err(error) = settings.task_cache.put(&key, value, expires_at).await {
+            tracing::warn!(
+                run.id = %self.flow_run_id,
+                task.name = %task.name,
+                "an output was not kept for later runs: {}",
+                chain(&error)
+            );
+        }
+    }
+
+    fn cache_key<'a>(
+        &'a self,
+        task: &'a flow::Task,
+        cache: &'a flow::Cache,
+        inputs: &'a [(String, Value)],
+    ) -> CacheKey<'a> {
+        CacheKey {
+            project: &self.project,
+            flow: &self.described.definition.name,
+            task: &task.name,
+            by: match &cache.key {
+                Some(name) => CacheBy::Named(name),
+                None => CacheBy::Inputs(self.prepared.digest(), inputs),
+            },
+        }
+    }
+}
+
+/// An end without an attempt in a sandbox.
+pub(super) fn ended(ending: Ending) -> Ended {
+    Ended {
+        ending,
+        usage: Usage::default(),
+        denials: Vec::new(),
+    }
+}
+
+fn not_kept(error: &crate::storage::StorageError) -> Ending {
+    Ending::Crash {
+        message: format!("its output could not be kept: {}", chain(error)),
+    }
+}

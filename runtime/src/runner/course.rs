@@ -1,0 +1,408 @@
+//! The course of one run: asks the graph what is next, has it done, and tells what happened.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::{JoinError, JoinSet};
+
+use super::attempt::{Shared, ended};
+use super::{Inner, Job, Order, RunEnd, Why, chain};
+use crate::clock::Monotonic;
+use crate::model::graph::{self, Chore, Ended, Graph, Outcome, Slot, Target};
+use crate::model::limit;
+use crate::model::parameter::Bound;
+use crate::model::run::{FlowRunMoved, Happening, ResultRef};
+use crate::model::state::Event;
+use crate::model::value::Value;
+
+/// Values of an earlier claim that are read at one time.
+const LOADS: usize = 64;
+
+/// One run on its way.
+///
+/// Everything that is awaited here may be dropped at any moment, when the run is ordered to stop:
+/// between two awaits the graph and the outbox are always in step.
+pub(super) struct Course {
+    shared: Arc<Shared>,
+    graph: Graph,
+    /// What is done on other threads.
+    spawned: JoinSet<Done>,
+    /// An attempt that is alone needs no other thread.
+    inline: Option<BoxFuture<'static, Done>>,
+    /// Our place in the line for a turn, if none was free.
+    turn: Option<BoxFuture<'static, Option<OwnedSemaphorePermit>>>,
+    /// Task runs that wait for their next attempt, the earliest first.
+    asleep: BTreeMap<(Monotonic, u64), Slot>,
+    /// How many ever slept, to tell apart those that wake at one time.
+    slept: u64,
+    loads: VecDeque<(Target, ResultRef)>,
+    loading: usize,
+    outbox: VecDeque<Happening>,
+    /// Why the run cannot go on, which is a bug of ours.
+    broken: Option<String>,
+    has_started: bool,
+    started_at: Timestamp,
+    timeout: Duration,
+}
+
+/// Something that was going on is done.
+enum Done {
+    Ended(Slot, Box<Ended>),
+    Loaded(Target, Result<Value, String>),
+}
+
+impl Course {
+    pub(super) fn new(
+        runner: Arc<Inner>,
+        job: Job,
+        tell: super::Tell,
+    ) -> Result<Self, Box<RunEnd>> {
+        let definition = &job.described.definition;
+        let mut bound = job.parameters;
+        for parameter in &definition.parameters {
+            if let (Some(default), false) =
+                (&parameter.default, bound.contains_key(&parameter.name))
+            {
+                bound.insert(parameter.name.clone(), default.clone());
+            }
+        }
+        let parameters = Arc::new(values(&bound));
+        let graph = Graph::new(job.described.clone(), &parameters, job.earlier, job.lost);
+        let graph = graph.map_err(|error| {
+            let code = Some("rejected.definition".to_owned());
+            Box::new(end(Event::Fail, error.to_string(), code))
+        })?;
+        let timeout_ms = job.timeout_ms.unwrap_or(limit::RUN_WALL_MS);
+        Ok(Self {
+            started_at: job
+                .started_at
+                .unwrap_or_else(|| runner.settings.clock.now()),
+            timeout: Duration::from_millis(timeout_ms),
+            shared: Arc::new(Shared {
+                runner,
+                flow_run_id: job.flow_run_id,
+                project: job.project,
+                prepared: job.prepared,
+                rights: definition.tasks.iter().map(|_| OnceLock::new()).collect(),
+                described: job.described.clone(),
+                registered: job.registered,
+                bound,
+                parameters,
+                scheduled_at: job.scheduled_at,
+                tell,
+            }),
+            graph,
+            spawned: JoinSet::new(),
+            inline: None,
+            turn: None,
+            asleep: BTreeMap::new(),
+            slept: 0,
+            loads: VecDeque::new(),
+            loading: 0,
+            outbox: VecDeque::new(),
+            broken: None,
+            has_started: false,
+        })
+    }
+
+    /// Waits until the run has taken as long as it may.
+    pub(super) fn deadline(&self) -> impl Future<Output = ()> + use<> {
+        let clock = self.shared.runner.settings.clock.clone();
+        let gone = clock.now().duration_since(self.started_at);
+        let gone = Duration::try_from(gone).unwrap_or_default();
+        let left = self.timeout.saturating_sub(gone);
+        async move { clock.sleep(left).await }
+    }
+
+    /// Carries the run out to its end.
+    pub(super) async fn go(&mut self) -> RunEnd {
+        loop {
+            self.flush().await;
+            self.begin_chores();
+            if self.graph.has_ready() {
+                self.begin_attempts(None).await;
+            }
+            if let Some(outcome) = self.graph.outcome() {
+                self.flush().await;
+                return self.finish(outcome).await;
+            }
+            if let Some(message) = self.broken.take() {
+                return end(Event::Crash, message, Some("internal".to_owned()));
+            }
+            let nap = self.nap();
+            tokio::select! {
+                done = next(&mut self.inline, &mut self.spawned) => self.done(done),
+                turn = in_line(&mut self.turn) => {
+                    self.turn = None;
+                    self.begin_attempts(turn).await;
+                }
+                () = nap => self.wake(),
+            }
+        }
+    }
+
+    /// Stops everything that is going on and ends the run. What was finished before is told.
+    pub(super) async fn stop(mut self, why: Why) -> RunEnd {
+        self.inline = None;
+        self.turn = None;
+        while let Some(done) = self.spawned.try_join_next() {
+            self.done(done);
+        }
+        self.spawned.shutdown().await;
+        let (event, reason, code) = match why {
+            Why::Ordered(Order::Abandon | Order::Go) => {
+                self.flush().await;
+                return end(Event::Lose, "the run was abandoned".to_owned(), None);
+            }
+            Why::Ordered(Order::Cancel) => (Event::Stop, "cancelled".to_owned(), None),
+            Why::Late => {
+                let ms = self.timeout.as_millis();
+                let reason = format!("the run took longer than its timeout of {ms} ms");
+                (Event::TimeOut, reason, Some("limit.wall".to_owned()))
+            }
+        };
+        self.graph.stop(&reason);
+        self.flush().await;
+        end(event, reason, code)
+    }
+
+    /// Begins attempts for as long as there are turns; gets in line where there is none.
+    async fn begin_attempts(&mut self, mut turn: Option<OwnedSemaphorePermit>) {
+        if !self.has_started {
+            self.has_started = true;
+            self.outbox.push_back(Happening::FlowRun(FlowRunMoved {
+                event: Event::Start,
+                message: String::new(),
+                code: None,
+                result: None,
+            }));
+            self.flush().await;
+        }
+        while self.graph.has_ready() {
+            let turns = &self.shared.runner.turns;
+            let taken = turn
+                .take()
+                .or_else(|| turns.clone().try_acquire_owned().ok());
+            let Some(turn) = taken else {
+                if self.turn.is_none() {
+                    let turns = turns.clone();
+                    self.turn = Some(Box::pin(async move { turns.acquire_owned().await.ok() }));
+                }
+                return;
+            };
+            let attempt = self.graph.next_attempt();
+            if let Some(attempt) = attempt {
+                self.begin(attempt, turn);
+            }
+            self.flush().await;
+        }
+    }
+
+    /// Begins an attempt: on another thread, unless it is all there is to do.
+    fn begin(&mut self, attempt: graph::Attempt, turn: OwnedSemaphorePermit) {
+        let slot = attempt.slot;
+        let attempt = self.shared.clone().attempt(attempt, turn);
+        let is_alone = self.inline.is_none() && self.spawned.is_empty() && !self.graph.has_ready();
+        match is_alone {
+            true => {
+                self.inline = Some(Box::pin(async move {
+                    Done::Ended(slot, Box::new(attempt.await))
+                }));
+            }
+            false => {
+                self.spawned
+                    .spawn(async move { Done::Ended(slot, Box::new(attempt.await)) });
+            }
+        }
+    }
+
+    /// Begins what must be kept or read before somebody can go on.
+    fn begin_chores(&mut self) {
+        while let Some(chore) = self.graph.next_chore() {
+            match chore {
+                Chore::Keep { slot, value } => {
+                    let shared = self.shared.clone();
+                    self.spawned.spawn(async move {
+                        let kept = shared.success(String::new(), value).await;
+                        Done::Ended(slot, Box::new(ended(kept)))
+                    });
+                }
+                Chore::Load { target, result } => self.loads.push_back((target, result)),
+            }
+        }
+        while self.loading < LOADS
+            && let Some((target, result)) = self.loads.pop_front()
+        {
+            self.loading += 1;
+            let results = self.shared.runner.settings.results.clone();
+            self.spawned.spawn(async move {
+                let read = results.read(&result).await;
+                let read = read.map_err(|error| {
+                    format!(
+                        "an output of an earlier claim cannot be read: {}",
+                        chain(&error)
+                    )
+                });
+                Done::Loaded(target, read)
+            });
+        }
+    }
+
+    fn done(&mut self, done: Result<Done, JoinError>) {
+        match done {
+            Ok(Done::Ended(slot, ended)) => {
+                if let Some(delay_ms) = self.graph.ended(slot, *ended, rand::random()) {
+                    let now = self.shared.runner.settings.clock.monotonic();
+                    self.slept += 1;
+                    let due = now + Duration::from_millis(delay_ms);
+                    self.asleep.insert((due, self.slept), slot);
+                }
+            }
+            Ok(Done::Loaded(target, loaded)) => {
+                self.loading -= 1;
+                self.graph.loaded(target, loaded);
+            }
+            // Attempts catch their panics, and nothing is aborted before the run is stopped.
+            Err(error) => self.broken = Some(format!("a part of the run was lost: {error}")),
+        }
+    }
+
+    /// Waits until the first of those that sleep is due.
+    fn nap(&self) -> impl Future<Output = ()> + use<> {
+        let clock = &self.shared.runner.settings.clock;
+        let first = self.asleep.first_key_value();
+        let nap = first.map(|((due, _), _)| (clock.clone(), due.since(clock.monotonic())));
+        async move {
+            match nap {
+                Some((clock, left)) => clock.sleep(left).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Wakes those that are due.
+    fn wake(&mut self) {
+        let now = self.shared.runner.settings.clock.monotonic();
+        while let Some(first) = self.asleep.first_entry()
+            && first.key().0 <= now
+        {
+            self.graph.wake(first.remove());
+        }
+    }
+
+    /// Tells what happened. Nothing is taken out before there is room for it, so nothing is lost
+    /// when this is dropped.
+    async fn flush(&mut self) {
+        self.outbox
+            .extend(self.graph.told().into_iter().map(Happening::TaskRun));
+        while !self.outbox.is_empty() {
+            let room = self.shared.tell.reserve().await;
+            let Some(happening) = self.outbox.pop_front() else {
+                return;
+            };
+            if let Ok(room) = room {
+                room.send((self.shared.runner.settings.clock.now(), happening));
+            }
+        }
+    }
+
+    /// Ends the run with its result.
+    async fn finish(&mut self, outcome: Outcome) -> RunEnd {
+        let Outcome {
+            event,
+            message,
+            code,
+        } = outcome;
+        let mut run_end = end(event, message, code);
+        if event != Event::Succeed {
+            return run_end;
+        }
+        let output = match self.graph.result() {
+            Ok(Some(output)) => output,
+            Ok(None) => return run_end,
+            Err(why) => return end(Event::Fail, why, Some("payload.not-json".to_owned())),
+        };
+        let results = &self.shared.runner.settings.results;
+        match (output.result, output.value) {
+            (Some(result), value) => {
+                run_end.value = match value {
+                    Some(value) => Some(value),
+                    None => results.read(&result).await.ok(),
+                };
+                run_end.moved.result = Some(result);
+            }
+            (None, Some(value)) => match results.append(&value).await {
+                Ok(result) => {
+                    run_end.moved.result = Some(result);
+                    run_end.value = Some(value);
+                }
+                Err(error) => {
+                    let message = format!("the result could not be kept: {}", chain(&error));
+                    return end(Event::Crash, message, Some("internal".to_owned()));
+                }
+            },
+            (None, None) => {}
+        }
+        run_end
+    }
+}
+
+/// Waits for the first thing that is done; for ever if nothing is going on.
+async fn next(
+    inline: &mut Option<BoxFuture<'static, Done>>,
+    spawned: &mut JoinSet<Done>,
+) -> Result<Done, JoinError> {
+    let alone = async {
+        match inline {
+            Some(attempt) => attempt.await,
+            None => std::future::pending().await,
+        }
+    };
+    let others = async {
+        match spawned.join_next().await {
+            Some(done) => done,
+            None => std::future::pending().await,
+        }
+    };
+    let done = tokio::select! {
+        done = alone => Ok(done),
+        done = others => return done,
+    };
+    *inline = None;
+    done
+}
+
+/// Waits for a turn; for ever if we are not in line.
+async fn in_line(
+    turn: &mut Option<BoxFuture<'static, Option<OwnedSemaphorePermit>>>,
+) -> Option<OwnedSemaphorePermit> {
+    match turn {
+        Some(turn) => turn.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Writes parameters as JSON values.
+fn values(bound: &Bound) -> Vec<(String, Value)> {
+    let values = bound.iter().map(|(name, value)| {
+        let text = serde_json::to_vec(value).unwrap_or_default();
+        (name.clone(), Value::json(text))
+    });
+    values.collect()
+}
+
+fn end(event: Event, message: String, code: Option<String>) -> RunEnd {
+    RunEnd {
+        moved: FlowRunMoved {
+            event,
+            message,
+            code,
+            result: None,
+        },
+        value: None,
+    }
+}

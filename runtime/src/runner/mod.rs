@@ -1,0 +1,166 @@
+//! The runner: carries out one flow run.
+//!
+//! What comes next is decided by [`Graph`](crate::model::graph::Graph); here attempts are handed to
+//! the sandbox, outputs are made durable, delays are waited out, and what happens is told to
+//! whoever started the run: the agent passes it on to the server, `waft run` to the terminal. The
+//! runner knows no server.
+
+mod attempt;
+mod command;
+mod course;
+#[cfg(test)]
+mod tests;
+
+use std::error::Error;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use crate::clock::Clock;
+use crate::model::flow::{Definition, Described};
+use crate::model::id::FlowRunId;
+use crate::model::limit::Limits;
+use crate::model::parameter::Bound;
+use crate::model::run::{FlowRunMoved, Happening, TaskRun};
+use crate::model::value::Value;
+use crate::sandbox::{Powers, Prepared, Sandbox};
+use crate::storage::{Results, TaskCache};
+use course::Course;
+
+/// Carries out flow runs, any number at one time. Cheap to clone; clones share their attempts' turns.
+#[derive(Clone)]
+pub struct Runner(Arc<Inner>);
+
+struct Inner {
+    settings: Settings,
+    /// One permit for each attempt at one time, over all runs.
+    turns: Arc<Semaphore>,
+}
+
+/// What a runner works with; the same for all its runs.
+#[derive(Clone)]
+pub struct Settings {
+    /// Where attempts are made.
+    pub sandbox: Sandbox,
+    /// Where outputs are kept.
+    pub results: Results,
+    /// Where outputs are found that serve again.
+    pub task_cache: TaskCache,
+    /// What this machine allows, with the values behind it.
+    pub powers: Arc<Powers>,
+    /// The most that an attempt gets of each limit.
+    pub ceiling: Limits,
+    /// The time.
+    pub clock: Clock,
+    /// Attempts at one time, over all runs; at least 1.
+    pub parallel: usize,
+}
+
+/// One flow run to be carried out.
+pub struct Job {
+    /// Its id.
+    pub flow_run_id: FlowRunId,
+    /// The project's name; empty where there is no server.
+    pub project: String,
+    /// The component.
+    pub prepared: Arc<Prepared>,
+    /// What the component says about itself.
+    pub described: Arc<Described>,
+    /// What was registered; no task is granted more than both ask for.
+    pub registered: Arc<Definition>,
+    /// The parameters; what is absent takes its default.
+    pub parameters: Bound,
+    /// When the run was due.
+    pub scheduled_at: Timestamp,
+    /// When an earlier claim began it; the timeout counts from there.
+    pub started_at: Option<Timestamp>,
+    /// Milliseconds the run may take; 24 hours unless given.
+    pub timeout_ms: Option<u64>,
+    /// Claims of this run that were lost.
+    pub lost: u32,
+    /// What is known of its task runs from earlier claims.
+    pub earlier: Vec<TaskRun>,
+}
+
+/// What whoever started a run wants of it now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// Go on.
+    #[default]
+    Go,
+    /// Stop everything and say so.
+    Cancel,
+    /// Stop everything; the run belongs to somebody else, or will. What was finished before is
+    /// still told, since its outputs are durable; of what was stopped, nothing is.
+    Abandon,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct RunEnd {
+    /// The last event, which the caller tells: Succeed, Fail, TimeOut, Crash or Stop; Lose for a
+    /// run that was abandoned: it did not end, somebody else goes on with it.
+    pub moved: FlowRunMoved,
+    /// The result, if there is one and it could be read.
+    pub value: Option<Value>,
+}
+
+/// Where a run tells what happens, in order, each with its instant.
+pub type Tell = mpsc::Sender<(Timestamp, Happening)>;
+
+impl Runner {
+    /// Makes a runner.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let turns = Arc::new(Semaphore::new(settings.parallel.max(1)));
+        Self(Arc::new(Inner { settings, turns }))
+    }
+
+    /// Carries out a run to its end, or until it is ordered to stop.
+    ///
+    /// Everything but the last event is told on the way: the start with the first attempt, every
+    /// move of a task run, log lines and cards. A success is told only after its output is durable.
+    /// Dropping the future stops the run at once, and nothing more is told.
+    pub async fn run(&self, job: Job, mut orders: watch::Receiver<Order>, tell: Tell) -> RunEnd {
+        let mut course = match Course::new(self.0.clone(), job, tell) {
+            Ok(course) => course,
+            Err(end) => return *end,
+        };
+        let why = tokio::select! {
+            biased;
+            order = stopped(&mut orders) => Why::Ordered(order),
+            () = course.deadline() => Why::Late,
+            end = course.go() => return end,
+        };
+        course.stop(why).await
+    }
+}
+
+/// Why a run is stopped before its end.
+enum Why {
+    Ordered(Order),
+    Late,
+}
+
+/// Waits for an order to stop; for ever if nobody can give one any more.
+async fn stopped(orders: &mut watch::Receiver<Order>) -> Order {
+    let order = orders.wait_for(|order| *order != Order::Go).await;
+    let order = order.map(|order| *order);
+    match order {
+        Ok(order) => order,
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Writes an error and what caused it into one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let _ = write!(text, ": {error}");
+        next = error.source();
+    }
+    text
+}

@@ -1,0 +1,78 @@
+//! Keys: the names of objects under a root.
+//!
+//! A key is made of a digest or of random bits and of nothing else, so no name that somebody chose
+//! ever becomes part of a path. Keys that come back from a server are checked by these rules before
+//! they are used.
+
+use crate::model::artifact::Digest;
+
+/// Returns the key of an artifact, `sha256/ab/<64 hex digits>`.
+///
+/// ```
+/// # use waft::model::artifact::Digest;
+/// # use waft::storage::key;
+/// let digest = Digest::of(b"");
+/// assert!(key::artifact(digest).starts_with("sha256/e3/e3b0c442"));
+/// ```
+#[must_use]
+pub fn artifact(digest: Digest) -> String {
+    let hex = digest.to_hex();
+    format!("sha256/{}/{hex}", &hex[..2])
+}
+
+/// Makes the key of a new segment: when it was begun, then random bits, so that keys sort by age
+/// and no two processes ever meet.
+#[must_use]
+pub(super) fn segment(begun_us: i64, random: u64) -> String {
+    format!("segments/{begun_us:016x}-{random:016x}")
+}
+
+/// Tells whether a text is the key of a segment.
+#[must_use]
+pub(super) fn is_segment(key: &str) -> bool {
+    let Some((begun, random)) = key
+        .strip_prefix("segments/")
+        .and_then(|name| name.split_once('-'))
+    else {
+        return false;
+    };
+    is_hex(begun) && is_hex(random)
+}
+
+fn is_hex(text: &str) -> bool {
+    text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Returns the key of an entry of the task cache, `tasks/ab/<64 hex digits>`.
+#[must_use]
+pub(super) fn task_entry(code: &[u8; 32]) -> String {
+    let hex = hex::encode(code);
+    format!("tasks/{}/{hex}", &hex[..2])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_made_here_is_a_segment() {
+        assert!(is_segment(&segment(1_700_000_000_000_000, u64::MAX)));
+        let good = segment(1, 2);
+        for bad in [
+            "",
+            "segments/",
+            "segments/../../../../etc/passwd",
+            &good.replace("segments", "tasks"),
+            &format!("{good}0"),
+            &good.to_uppercase(),
+            &good.replace('-', "/"),
+        ] {
+            assert!(!is_segment(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn later_segments_sort_later() {
+        assert!(segment(9, 9) < segment(10, 0));
+    }
+}

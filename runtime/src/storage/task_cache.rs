@@ -1,0 +1,368 @@
+//! The task cache: outputs that serve later runs.
+//!
+//! An entry is found by a keyed hash (HMAC-SHA256) over the task and its inputs, so a file name gives
+//! nothing away and nobody without the key of the storage can make an entry. The entry holds the
+//! value itself: a result's segment may be cleaned away before the entry expires. The server learns
+//! only that a task was Cached.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use cap_std::fs::Dir;
+use hmac::{Hmac, Mac};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::Sha256;
+
+use super::{Root, StorageError, folder, key};
+use crate::model::artifact::Digest;
+use crate::model::value::Value;
+
+/// The file that holds the key of the cache under a root.
+const KEY_FILE: &str = "task-cache.key";
+/// Most bytes of an entry that are read.
+const ENTRY_BYTES_MAX: u64 = 80 * 1024 * 1024;
+
+/// The cached outputs under one root. Cheap to clone.
+#[derive(Clone)]
+pub struct TaskCache {
+    place: Arc<Place>,
+}
+
+struct Place {
+    root: Root,
+    dir: Dir,
+    secret: [u8; 32],
+}
+
+/// What an output is found by.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheKey<'a> {
+    /// The project; empty where there is no server.
+    pub project: &'a str,
+    /// The flow's name.
+    pub flow: &'a str,
+    /// The task's name.
+    pub task: &'a str,
+    /// What the output depends on.
+    pub by: CacheBy<'a>,
+}
+
+/// What an output depends on.
+#[derive(Clone, Copy, Debug)]
+pub enum CacheBy<'a> {
+    /// The author's own key.
+    Named(&'a str),
+    /// The code and every input by its name.
+    Inputs(Digest, &'a [(String, Value)]),
+}
+
+/// The first line of an entry; the value follows.
+#[derive(Serialize, Deserialize)]
+struct Header {
+    expires_at_us: Option<i64>,
+    content_type: String,
+    mac: String,
+}
+
+impl TaskCache {
+    /// Opens the cache under a root. Its key is made by whoever comes first.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the folder or the key cannot be made or read.
+    pub fn open(root: &Root) -> Result<Self, StorageError> {
+        let opened = folder::open_or_make(root.folder()).and_then(|dir| {
+            let secret = secret(&dir)?;
+            Ok((dir, secret))
+        });
+        let (dir, secret) = opened.map_err(|error| StorageError::of(root, KEY_FILE, error))?;
+        let place = Place {
+            root: root.clone(),
+            dir,
+            secret,
+        };
+        Ok(Self {
+            place: Arc::new(place),
+        })
+    }
+
+    /// Returns the output kept under a key, unless it has expired.
+    ///
+    /// What is damaged, or was not made with this storage's key, is as good as absent.
+    pub async fn get(&self, key: &CacheKey<'_>, now: Timestamp) -> Option<Value> {
+        let code = self.code(key);
+        let place = self.place.clone();
+        let read = tokio::task::spawn_blocking(move || place.read(&code, now));
+        read.await.ok().flatten()
+    }
+
+    /// Keeps an output under a key until it expires, in place of what is there.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it cannot be written; what was there stays.
+    pub async fn put(
+        &self,
+        key: &CacheKey<'_>,
+        value: &Value,
+        expires_at: Option<Timestamp>,
+    ) -> Result<(), StorageError> {
+        let code = self.code(key);
+        let place = self.place.clone();
+        let value = value.clone();
+        let write = tokio::task::spawn_blocking(move || place.write(&code, &value, expires_at));
+        let written = write.await.map_err(io::Error::other).flatten();
+        written.map_err(|error| StorageError::of(&self.place.root, &key::task_entry(&code), error))
+    }
+
+    /// Hashes a key. Every field is preceded by its length, and lists by theirs, so no two keys
+    /// ever hash the same bytes.
+    fn code(&self, key: &CacheKey<'_>) -> [u8; 32] {
+        let mut mac = self.place.mac(b"key");
+        let mut field = |bytes: &[u8]| {
+            mac.update(&(bytes.len() as u64).to_le_bytes());
+            mac.update(bytes);
+        };
+        field(key.project.as_bytes());
+        field(key.flow.as_bytes());
+        field(key.task.as_bytes());
+        match key.by {
+            CacheBy::Named(name) => {
+                field(b"named");
+                field(name.as_bytes());
+            }
+            CacheBy::Inputs(artifact, inputs) => {
+                field(b"inputs");
+                field(artifact.as_bytes());
+                let mut sorted: Vec<_> = inputs.iter().collect();
+                sorted.sort_unstable_by_key(|(name, _)| name);
+                field(&(sorted.len() as u64).to_le_bytes());
+                for (name, value) in sorted {
+                    field(name.as_bytes());
+                    field(value.content_type.as_bytes());
+                    field(Digest::of(&value.bytes).as_bytes());
+                }
+            }
+        }
+        mac.finalize().into_bytes().into()
+    }
+}
+
+impl std::fmt::Debug for TaskCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TaskCache({})", self.place.root)
+    }
+}
+
+impl Place {
+    fn mac(&self, purpose: &[u8; 3]) -> Hmac<Sha256> {
+        let mac = Hmac::<Sha256>::new_from_slice(&self.secret);
+        let mut mac = mac.expect("HMAC takes keys of any length");
+        mac.update(purpose);
+        mac
+    }
+
+    /// Seals what an entry says to the key under which it says it.
+    fn seal(&self, code: &[u8; 32], header: &Header, bytes: &[u8]) -> Hmac<Sha256> {
+        let mut mac = self.mac(b"val");
+        mac.update(code);
+        match header.expires_at_us {
+            Some(at) => {
+                mac.update(&[1]);
+                mac.update(&at.to_le_bytes());
+            }
+            None => mac.update(&[0]),
+        }
+        mac.update(&(header.content_type.len() as u64).to_le_bytes());
+        mac.update(header.content_type.as_bytes());
+        mac.update(bytes);
+        mac
+    }
+
+    fn read(&self, code: &[u8; 32], now: Timestamp) -> Option<Value> {
+        let file = self.dir.open(key::task_entry(code)).ok()?;
+        let mut bytes = Vec::new();
+        file.take(ENTRY_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+        let line = bytes.iter().position(|byte| *byte == b'\n')?;
+        let header: Header = serde_json::from_slice(&bytes[..line]).ok()?;
+        let value = &bytes[line + 1..];
+        let mac = hex::decode(&header.mac).ok()?;
+        self.seal(code, &header, value).verify_slice(&mac).ok()?;
+        if header
+            .expires_at_us
+            .is_some_and(|at| at <= now.as_microsecond())
+        {
+            return None;
+        }
+        Some(Value {
+            content_type: header.content_type,
+            bytes: bytes::Bytes::from(bytes).slice(line + 1..),
+        })
+    }
+
+    /// Writes beside the entry and renames, so that a reader sees the old one or the new one. Not
+    /// flushed: an entry that a crash takes or tears is as good as absent.
+    fn write(&self, code: &[u8; 32], value: &Value, expires: Option<Timestamp>) -> io::Result<()> {
+        let key = key::task_entry(code);
+        let mut header = Header {
+            expires_at_us: expires.map(Timestamp::as_microsecond),
+            content_type: value.content_type.clone(),
+            mac: String::new(),
+        };
+        let mac = self.seal(code, &header, &value.bytes).finalize();
+        header.mac = hex::encode(mac.into_bytes());
+        let mut head = serde_json::to_vec(&header)?;
+        head.push(b'\n');
+        folder::make_above(&self.dir, &key)?;
+        let aside = format!("{key}.{:016x}", rand::random::<u64>());
+        let mut file = folder::create_new(&self.dir, &aside)?;
+        let written = file
+            .write_all(&head)
+            .and_then(|()| file.write_all(&value.bytes))
+            .and_then(|()| self.dir.rename(&aside, &self.dir, &key));
+        if written.is_err() {
+            let _ = self.dir.remove_file(&aside);
+        }
+        written
+    }
+}
+
+/// Reads the key of the cache, or makes it. Of two that make it at once, the first one's counts.
+fn secret(dir: &Dir) -> io::Result<[u8; 32]> {
+    if let Err(error) = dir.symlink_metadata(KEY_FILE) {
+        if error.kind() != io::ErrorKind::NotFound {
+            return Err(error);
+        }
+        let aside = format!("{KEY_FILE}.{:016x}", rand::random::<u64>());
+        let mut file = folder::create_new(dir, &aside)?;
+        let made = file
+            .write_all(hex::encode(rand::random::<[u8; 32]>()).as_bytes())
+            .and_then(|()| file.sync_all())
+            .and_then(|()| match dir.hard_link(&aside, dir, KEY_FILE) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                other => other,
+            });
+        let _ = dir.remove_file(&aside);
+        made?;
+        folder::sync_above(dir, KEY_FILE)?;
+    }
+    let mut secret = [0; 32];
+    let text = dir.read_to_string(KEY_FILE)?;
+    hex::decode_to_slice(text.trim_end(), &mut secret)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    Ok(secret)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    use jiff::SignedDuration;
+
+    use super::*;
+
+    fn cache(dir: &Path) -> TaskCache {
+        TaskCache::open(&Root::local(dir).unwrap()).unwrap()
+    }
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn key<'a>(inputs: &'a [(String, Value)]) -> CacheKey<'a> {
+        CacheKey {
+            project: "p",
+            flow: "f",
+            task: "t",
+            by: CacheBy::Inputs(Digest::of(b"code"), inputs),
+        }
+    }
+
+    fn inputs(pairs: &[(&str, &str)]) -> Vec<(String, Value)> {
+        let input =
+            |(name, text): &(&str, &str)| ((*name).to_owned(), Value::json((*text).to_owned()));
+        pairs.iter().map(input).collect()
+    }
+
+    #[tokio::test]
+    async fn an_output_is_found_until_it_expires() {
+        let dir = tempfile::tempdir().unwrap();
+        let none = inputs(&[]);
+        let later = NOW + SignedDuration::from_secs(60);
+        let value = Value::json("{\n}");
+        cache(dir.path())
+            .put(&key(&none), &value, Some(later))
+            .await
+            .unwrap();
+        let again = cache(dir.path());
+        assert_eq!(again.get(&key(&none), NOW).await, Some(value.clone()));
+        assert_eq!(again.get(&key(&none), later).await, None);
+        again.put(&key(&none), &value, None).await.unwrap();
+        assert_eq!(again.get(&key(&none), later).await, Some(value));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_found_by_accident() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = cache(dir.path());
+        let mut codes = Vec::new();
+        for pairs in [
+            inputs(&[]),
+            inputs(&[("a", "1"), ("b", "2")]),
+            inputs(&[("a", "2"), ("b", "1")]),
+            inputs(&[("a", "12")]),
+            inputs(&[("a1", "2")]),
+        ] {
+            let mut changed = [key(&pairs); 5];
+            changed[1].flow = "ft";
+            changed[1].task = "";
+            changed[2].project = "";
+            changed[3].by = CacheBy::Inputs(Digest::of(b"other"), &pairs);
+            changed[4].by = CacheBy::Named("k");
+            codes.extend(changed[..4].iter().map(|key| cache.code(key)));
+            if pairs.is_empty() {
+                codes.push(cache.code(&changed[4]));
+            }
+        }
+        let count = codes.len();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), count);
+        let swapped = inputs(&[("b", "2"), ("a", "1")]);
+        let straight = inputs(&[("a", "1"), ("b", "2")]);
+        assert_eq!(cache.code(&key(&swapped)), cache.code(&key(&straight)));
+    }
+
+    #[tokio::test]
+    async fn what_was_changed_or_moved_is_as_good_as_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = cache(dir.path());
+        let (one, two) = (inputs(&[("a", "1")]), inputs(&[("a", "2")]));
+        cache
+            .put(&key(&one), &Value::json("1"), None)
+            .await
+            .unwrap();
+        let file = |k: &CacheKey<'_>| dir.path().join(super::key::task_entry(&cache.code(k)));
+        std::fs::create_dir_all(file(&key(&two)).parent().unwrap()).unwrap();
+        std::fs::copy(file(&key(&one)), file(&key(&two))).unwrap();
+        assert_eq!(cache.get(&key(&two), NOW).await, None);
+        let mut bytes = std::fs::read(file(&key(&one))).unwrap();
+        *bytes.last_mut().unwrap() = b'2';
+        std::fs::write(file(&key(&one)), bytes).unwrap();
+        assert_eq!(cache.get(&key(&one), NOW).await, None);
+    }
+
+    #[test]
+    fn the_key_is_made_once_and_for_its_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = cache(dir.path()).place.secret;
+        assert_eq!(cache(dir.path()).place.secret, first);
+        let mode = std::fs::metadata(dir.path().join(KEY_FILE))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+        std::fs::write(dir.path().join(KEY_FILE), "short").unwrap();
+        assert!(TaskCache::open(&Root::local(dir.path()).unwrap()).is_err());
+    }
+}
