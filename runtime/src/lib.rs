@@ -4,10 +4,12 @@
 //! runs and executes every task attempt in a fresh wasmtime sandbox. This crate is the whole
 //! program, one room a module; `ARCHITECTURE.md` is the map.
 
+pub mod client;
 pub mod clock;
 pub mod model;
 pub mod runner;
 pub mod sandbox;
+pub mod server;
 pub mod storage;
 pub mod wire;
 

@@ -566,8 +566,12 @@ pub struct LeaseKey {
 pub struct Renewed {
     /// Seconds from now that the leases last.
     pub lease_seconds: u32,
-    /// Runs that are no longer this agent's: stop them.
+    /// Runs that are over or somebody else's: stop them, and tell nothing more of them.
     pub lost: Vec<LeaseKey>,
+    /// Runs whose lease has ended and that nobody else has yet: stop them, and tell what was
+    /// finished before.
+    #[serde(default)]
+    pub lapsed: Vec<LeaseKey>,
 }
 
 /// An agent keeps a line open for what the server has to say, also without a free slot.
@@ -587,8 +591,6 @@ pub struct Listen {
 pub struct Orders {
     /// Runs to cancel.
     pub cancel: Vec<LeaseKey>,
-    /// Whether to take no more runs.
-    pub is_draining: bool,
 }
 
 /// What happened to an agent's runs, in order.
@@ -618,6 +620,10 @@ pub struct Report {
 /// What became of a batch of reports.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Reported {
-    /// Runs whose lease was lost: nothing more about them is accepted.
+    /// Runs that are over or somebody else's: nothing more about them is accepted.
     pub lost: Vec<LeaseKey>,
+    /// Runs whose lease has ended and that nobody else has yet: of these only what is finished is
+    /// accepted.
+    #[serde(default)]
+    pub lapsed: Vec<LeaseKey>,
 }

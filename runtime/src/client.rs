@@ -1,0 +1,646 @@
+//! The API as async functions; the agent and the command line speak to a server only through here.
+//!
+//! One function a call, named by verb and noun, with the types of `wire`. Keeps connections alive,
+//! gives every call a timeout, and repeats a call only where a repeat does no harm: reading, and
+//! what an agent says under a number (reports, renewals).
+
+mod call;
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use call::{Call, encoded};
+use http::{Method, StatusCode};
+use serde::de::DeserializeOwned;
+use tower::ServiceExt as _;
+
+use crate::clock::Clock;
+use crate::model::id::{FlowRunId, TokenId};
+use crate::model::run::{Card, TaskRun};
+use crate::wire::{
+    Agent, Claims, ErrorBody, Explanation, Flow, FlowRun, FlowVersion, Health, ListQuery, Listen,
+    LogPage, LogQuery, MadeToken, NewFlowRun, NewProject, NewSession, NewToken, Orders, Page, Poll,
+    Project, Registered, Registration, Renewal, Renewed, ReportBatch, Reported, Session, Token,
+    Transition, WatchQuery,
+};
+
+/// How long a call may take beyond the time that it asks the server to wait.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long it may take to reach the server.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection rests before it is given up: less than servers let one rest, so that none
+/// is found closed at the moment it is used.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most bytes of an answer; the largest is a page of versions with their definitions.
+const ANSWER_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// The pauses between the attempts of a call that may be repeated.
+const PAUSES_MS: [u64; 3] = [50, 200, 800];
+
+/// Speaks to one server with one token. Cheap to clone; clones share their connections.
+#[derive(Clone, Debug)]
+pub struct Client {
+    transport: Transport,
+    url: String,
+    token: Option<String>,
+    clock: Clock,
+}
+
+#[derive(Clone, Debug)]
+enum Transport {
+    Http(reqwest::Client),
+    /// A router in this process, for tests of the whole world without a port.
+    InProcess(axum::Router),
+}
+
+/// Why a call did not do what it was to do.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The server answered, and said no.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// No answer came, or none that could be read.
+    #[error(transparent)]
+    Unreachable(#[from] Unreachable),
+}
+
+/// The server said no.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Refused {
+    /// The status of the answer.
+    pub status: u16,
+    /// A stable word in kebab-case, such as `flow-unknown`.
+    pub code: String,
+    /// What failed and why.
+    pub message: String,
+    /// A command or a line that mends it.
+    pub hint: Option<String>,
+}
+
+/// No answer came from the server.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("cannot reach the server at `{url}`: {why}")]
+pub struct Unreachable {
+    /// The address that was tried.
+    pub url: String,
+    /// Why, in the words of whoever found out.
+    pub why: String,
+}
+
+impl ClientError {
+    /// Returns the refusal's code; none if the server was not reached.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Refused(refused) => Some(&refused.code),
+            Self::Unreachable(_) => None,
+        }
+    }
+
+    /// Tells whether the same call may go well a moment later: no answer came, or the server said
+    /// that it is too busy or on its way down.
+    #[must_use]
+    pub const fn is_passing(&self) -> bool {
+        match self {
+            Self::Unreachable(_) => true,
+            Self::Refused(refused) => matches!(refused.status, 429 | 502..=504),
+        }
+    }
+}
+
+impl Client {
+    /// Makes a client of the server at `url`, such as `http://127.0.0.1:4280`.
+    ///
+    /// Nothing is sent yet. A proxy of the environment is used, but never for this machine itself.
+    ///
+    /// # Errors
+    ///
+    /// Fails on a text that is no `http` or `https` address.
+    pub fn new(url: &str, token: Option<String>) -> Result<Self, ClientError> {
+        let unusable = |why: String| Unreachable {
+            url: url.to_owned(),
+            why,
+        };
+        let parsed =
+            reqwest::Url::parse(url).map_err(|why| unusable(format!("it is no address: {why}")))?;
+        if !matches!(parsed.scheme(), "http" | "https") || parsed.host_str().is_none() {
+            return Err(
+                unusable("expected `http://host:port` or `https://host`".to_owned()).into(),
+            );
+        }
+        // Whoever came first has installed it already; both install the same.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .tcp_nodelay(true)
+            .user_agent(concat!("waft/", env!("CARGO_PKG_VERSION")));
+        if matches!(
+            parsed.host_str(),
+            Some("localhost" | "127.0.0.1" | "[::1]" | "::1")
+        ) {
+            builder = builder.no_proxy();
+        }
+        let http = builder.build().map_err(|error| unusable(chain(&error)))?;
+        Ok(Self {
+            transport: Transport::Http(http),
+            url: url.trim_end_matches('/').to_owned(),
+            token,
+            clock: Clock::default(),
+        })
+    }
+
+    /// Makes a client of a router in this process: no port, no network, the same answers.
+    #[must_use]
+    pub fn in_process(router: axum::Router, token: Option<String>) -> Self {
+        Self {
+            transport: Transport::InProcess(router),
+            url: "http://localhost".to_owned(),
+            token,
+            clock: Clock::default(),
+        }
+    }
+
+    /// Returns the address of the server.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Asks whether the server is well; needs no token.
+    ///
+    /// # Errors
+    ///
+    /// As every call here: refused, or no answer.
+    pub async fn health(&self) -> Result<Health, ClientError> {
+        self.call(Call::get("/api/health")).await
+    }
+
+    /// Makes a project.
+    ///
+    /// # Errors
+    ///
+    /// `name-bad`, `project-exists`.
+    pub async fn create_project(&self, new: &NewProject) -> Result<Project, ClientError> {
+        self.call(Call::post("/api/projects", new)).await
+    }
+
+    /// Lists projects by name.
+    ///
+    /// # Errors
+    ///
+    /// As every call here.
+    pub async fn list_projects(&self, query: &ListQuery) -> Result<Page<Project>, ClientError> {
+        self.call(Call::get("/api/projects").query(query)).await
+    }
+
+    /// Deletes an empty project, by name or id.
+    ///
+    /// # Errors
+    ///
+    /// `project-unknown`, `project-not-empty`.
+    pub async fn delete_project(&self, project: &str) -> Result<(), ClientError> {
+        let path = format!("/api/projects/{}", encoded(project));
+        self.call_empty(Call::new(Method::DELETE, path)).await
+    }
+
+    /// Registers a version of a flow in a project. Repeatable: the same again changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// `project-unknown`, `definition-bad`.
+    pub async fn register(
+        &self,
+        project: &str,
+        registration: &Registration,
+    ) -> Result<Registered, ClientError> {
+        let path = format!("/api/projects/{}/flows", encoded(project));
+        self.call(Call::post(path, registration).repeatable()).await
+    }
+
+    /// Lists flows by project and name.
+    ///
+    /// # Errors
+    ///
+    /// As every call here.
+    pub async fn list_flows(&self, query: &ListQuery) -> Result<Page<Flow>, ClientError> {
+        self.call(Call::get("/api/flows").query(query)).await
+    }
+
+    /// Shows a flow: by id, by name where unique, or as `project/flow`.
+    ///
+    /// # Errors
+    ///
+    /// `flow-unknown`, `flow-ambiguous`.
+    pub async fn flow(&self, flow: &str) -> Result<Flow, ClientError> {
+        self.call(Call::get(format!("/api/flows/{}", encoded(flow))))
+            .await
+    }
+
+    /// Lists the versions of a flow, newest first, whole.
+    ///
+    /// # Errors
+    ///
+    /// `flow-unknown`, `flow-ambiguous`.
+    pub async fn flow_versions(
+        &self,
+        flow: &str,
+        query: &ListQuery,
+    ) -> Result<Page<FlowVersion>, ClientError> {
+        let path = format!("/api/flows/{}/versions", encoded(flow));
+        self.call(Call::get(path).query(query)).await
+    }
+
+    /// Lets the schedule of a flow rest.
+    ///
+    /// # Errors
+    ///
+    /// `flow-unknown`, `flow-ambiguous`.
+    pub async fn pause_flow(&self, flow: &str) -> Result<Flow, ClientError> {
+        self.change_flow(flow, "pause").await
+    }
+
+    /// Lets the schedule of a flow go on.
+    ///
+    /// # Errors
+    ///
+    /// `flow-unknown`, `flow-ambiguous`.
+    pub async fn resume_flow(&self, flow: &str) -> Result<Flow, ClientError> {
+        self.change_flow(flow, "resume").await
+    }
+
+    /// Archives a flow: it takes no runs until it is registered again.
+    ///
+    /// # Errors
+    ///
+    /// `flow-unknown`, `flow-ambiguous`.
+    pub async fn archive_flow(&self, flow: &str) -> Result<Flow, ClientError> {
+        self.change_flow(flow, "archive").await
+    }
+
+    async fn change_flow(&self, flow: &str, verb: &str) -> Result<Flow, ClientError> {
+        let path = format!("/api/flows/{}/{verb}", encoded(flow));
+        self.call(Call::new(Method::POST, path).repeatable()).await
+    }
+
+    /// Deletes a flow with its versions and runs.
+    ///
+    /// # Errors
+    ///
+    /// `flow-unknown`, `flow-ambiguous`, `flow-busy` while a run of it is at work.
+    pub async fn delete_flow(&self, flow: &str) -> Result<(), ClientError> {
+        let path = format!("/api/flows/{}", encoded(flow));
+        self.call_empty(Call::new(Method::DELETE, path)).await
+    }
+
+    /// Makes a run. Repeated by itself only if it has an idempotency key.
+    ///
+    /// # Errors
+    ///
+    /// `flow-unknown`, `flow-ambiguous`, `flow-archived`, `version-unknown`, `parameters-bad`,
+    /// `idempotency-conflict`.
+    pub async fn create_flow_run(&self, new: &NewFlowRun) -> Result<FlowRun, ClientError> {
+        let mut call = Call::post("/api/flow-runs", new);
+        call.is_repeatable = new.idempotency_key.is_some();
+        self.call(call).await
+    }
+
+    /// Lists runs, newest first.
+    ///
+    /// # Errors
+    ///
+    /// `flow-unknown`, `flow-ambiguous`, `query-bad`.
+    pub async fn list_flow_runs(&self, query: &ListQuery) -> Result<Page<FlowRun>, ClientError> {
+        self.call(Call::get("/api/flow-runs").query(query)).await
+    }
+
+    /// Shows a run.
+    ///
+    /// # Errors
+    ///
+    /// `flow-run-unknown`.
+    pub async fn flow_run(&self, id: FlowRunId) -> Result<FlowRun, ClientError> {
+        self.call(Call::get(format!("/api/flow-runs/{id}"))).await
+    }
+
+    /// Waits until the run has moved beyond `query.after`, or the time is up; answers with the run
+    /// as it is then.
+    ///
+    /// # Errors
+    ///
+    /// `flow-run-unknown`.
+    pub async fn watch_flow_run(
+        &self,
+        id: FlowRunId,
+        query: &WatchQuery,
+    ) -> Result<FlowRun, ClientError> {
+        let call = Call::get(format!("/api/flow-runs/{id}")).query(query);
+        self.call(call.waiting(query.wait_seconds)).await
+    }
+
+    /// Lists the task runs of a run, in the order of the definition.
+    ///
+    /// # Errors
+    ///
+    /// `flow-run-unknown`.
+    pub async fn task_runs(
+        &self,
+        id: FlowRunId,
+        query: &ListQuery,
+    ) -> Result<Page<TaskRun>, ClientError> {
+        self.call(Call::get(format!("/api/flow-runs/{id}/task-runs")).query(query))
+            .await
+    }
+
+    /// Returns log lines after a number; waits for one if that is asked for.
+    ///
+    /// # Errors
+    ///
+    /// `flow-run-unknown`.
+    pub async fn logs(&self, id: FlowRunId, query: &LogQuery) -> Result<LogPage, ClientError> {
+        let call = Call::get(format!("/api/flow-runs/{id}/logs")).query(query);
+        self.call(call.waiting(query.wait_seconds)).await
+    }
+
+    /// Lists what happened to a run and its task runs, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// `flow-run-unknown`.
+    pub async fn history(
+        &self,
+        id: FlowRunId,
+        query: &ListQuery,
+    ) -> Result<Page<Transition>, ClientError> {
+        self.call(Call::get(format!("/api/flow-runs/{id}/history")).query(query))
+            .await
+    }
+
+    /// Lists the cards of a run.
+    ///
+    /// # Errors
+    ///
+    /// `flow-run-unknown`.
+    pub async fn cards(&self, id: FlowRunId) -> Result<Page<Card>, ClientError> {
+        self.call(Call::get(format!("/api/flow-runs/{id}/cards")))
+            .await
+    }
+
+    /// Asks why a run is where it is.
+    ///
+    /// # Errors
+    ///
+    /// `flow-run-unknown`.
+    pub async fn explain(&self, id: FlowRunId) -> Result<Explanation, ClientError> {
+        self.call(Call::get(format!("/api/flow-runs/{id}/explain")))
+            .await
+    }
+
+    /// Asks for a run to be stopped.
+    ///
+    /// # Errors
+    ///
+    /// `flow-run-unknown`, `flow-run-over`.
+    pub async fn cancel(&self, id: FlowRunId) -> Result<FlowRun, ClientError> {
+        self.call(Call::new(
+            Method::POST,
+            format!("/api/flow-runs/{id}/cancel"),
+        ))
+        .await
+    }
+
+    /// Deletes a run that is not at work.
+    ///
+    /// # Errors
+    ///
+    /// `flow-run-unknown`, `flow-run-busy`.
+    pub async fn delete_flow_run(&self, id: FlowRunId) -> Result<(), ClientError> {
+        self.call_empty(Call::new(Method::DELETE, format!("/api/flow-runs/{id}")))
+            .await
+    }
+
+    /// Makes a token; its text is told this once.
+    ///
+    /// # Errors
+    ///
+    /// `token-exists`, `project-unknown`, `forbidden` for more than the own token may do.
+    pub async fn create_token(&self, new: &NewToken) -> Result<MadeToken, ClientError> {
+        self.call(Call::post("/api/tokens", new)).await
+    }
+
+    /// Lists tokens, without their texts.
+    ///
+    /// # Errors
+    ///
+    /// As every call here.
+    pub async fn list_tokens(&self, query: &ListQuery) -> Result<Page<Token>, ClientError> {
+        self.call(Call::get("/api/tokens").query(query)).await
+    }
+
+    /// Revokes a token; it opens nothing from now on.
+    ///
+    /// # Errors
+    ///
+    /// `token-unknown`.
+    pub async fn revoke_token(&self, id: TokenId) -> Result<(), ClientError> {
+        self.call_empty(Call::new(Method::DELETE, format!("/api/tokens/{id}")))
+            .await
+    }
+
+    /// Lists agents, the last heard of first.
+    ///
+    /// # Errors
+    ///
+    /// As every call here.
+    pub async fn list_agents(&self, query: &ListQuery) -> Result<Page<Agent>, ClientError> {
+        self.call(Call::get("/api/agents").query(query)).await
+    }
+
+    /// Opens an agent's session; an earlier one of the same agent ends by it.
+    ///
+    /// # Errors
+    ///
+    /// `protocol-unsupported`.
+    pub async fn open_session(&self, new: &NewSession) -> Result<Session, ClientError> {
+        self.call(Call::post("/api/agent/session", new)).await
+    }
+
+    /// Claims runs, waiting for one if that is asked for.
+    ///
+    /// Not repeated by itself: a claim whose answer was lost is found by the next `listen` or
+    /// `renew`, whose list does not name it.
+    ///
+    /// # Errors
+    ///
+    /// `session-unknown`: open a new one.
+    pub async fn poll(&self, poll: &Poll) -> Result<Claims, ClientError> {
+        self.call(Call::post("/api/agent/poll", poll).waiting(poll.wait_seconds))
+            .await
+    }
+
+    /// Waits for what the server has to say about the runs at work.
+    ///
+    /// # Errors
+    ///
+    /// `session-unknown`: open a new one.
+    pub async fn listen(&self, listen: &Listen) -> Result<Orders, ClientError> {
+        self.call(Call::post("/api/agent/listen", listen).waiting(listen.wait_seconds))
+            .await
+    }
+
+    /// Renews leases.
+    ///
+    /// # Errors
+    ///
+    /// `session-unknown`: open a new one.
+    pub async fn renew(&self, renewal: &Renewal) -> Result<Renewed, ClientError> {
+        self.call(Call::post("/api/agent/renew", renewal).repeatable())
+            .await
+    }
+
+    /// Reports what happened, in order. A repeat of the same batch does no harm; two batches about
+    /// one run must not be under way at one time.
+    ///
+    /// # Errors
+    ///
+    /// `session-unknown`: open a new one, and report again.
+    pub async fn report(&self, batch: &ReportBatch) -> Result<Reported, ClientError> {
+        self.call(Call::post("/api/agent/report", batch).repeatable())
+            .await
+    }
+
+    async fn call<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
+        let bytes = self.send(call).await?;
+        serde_json::from_slice(&bytes).map_err(|error| {
+            self.unreachable(format!("its answer cannot be read: {error}"))
+                .into()
+        })
+    }
+
+    async fn call_empty(&self, call: Call) -> Result<(), ClientError> {
+        self.send(call).await.map(drop)
+    }
+
+    async fn send(&self, call: Call) -> Result<Vec<u8>, ClientError> {
+        let mut pauses = PAUSES_MS.iter();
+        loop {
+            let error = match self.send_once(&call).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => error,
+            };
+            match pauses.next() {
+                Some(pause) if call.is_repeatable && error.is_passing() => {
+                    self.clock.sleep(Duration::from_millis(*pause)).await;
+                }
+                _ => return Err(error),
+            }
+        }
+    }
+
+    async fn send_once(&self, call: &Call) -> Result<Vec<u8>, ClientError> {
+        let (status, bytes) = match &self.transport {
+            Transport::Http(http) => self.send_http(http, call).await?,
+            Transport::InProcess(router) => self.send_in_process(router.clone(), call).await?,
+        };
+        if status.is_success() {
+            return Ok(bytes);
+        }
+        let body: ErrorBody = serde_json::from_slice(&bytes).unwrap_or_else(|_| ErrorBody {
+            code: "answer-strange".to_owned(),
+            message: format!("the server answered with status {status}"),
+            hint: Some("is this the address of a waft server?".to_owned()),
+        });
+        Err(Refused {
+            status: status.as_u16(),
+            code: body.code,
+            message: body.message,
+            hint: body.hint,
+        }
+        .into())
+    }
+
+    async fn send_http(
+        &self,
+        http: &reqwest::Client,
+        call: &Call,
+    ) -> Result<(StatusCode, Vec<u8>), ClientError> {
+        let mut request = http
+            .request(call.method.clone(), format!("{}{}", self.url, call.path))
+            .timeout(CALL_TIMEOUT + call.wait);
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        if let Some(body) = &call.body {
+            request = request
+                .header(http::header::CONTENT_TYPE, "application/json")
+                .body(body.clone());
+        }
+        let unreachable = |error: reqwest::Error| self.unreachable(chain(&error.without_url()));
+        let answer = request.send().await.map_err(unreachable)?;
+        let status = answer.status();
+        let bytes = answer.bytes().await.map_err(unreachable)?;
+        Ok((status, bytes.into()))
+    }
+
+    async fn send_in_process(
+        &self,
+        router: axum::Router,
+        call: &Call,
+    ) -> Result<(StatusCode, Vec<u8>), ClientError> {
+        let mut request = http::Request::builder()
+            .method(call.method.clone())
+            .uri(&call.path)
+            .header(http::header::HOST, "localhost");
+        if let Some(token) = &self.token {
+            request = request.header(http::header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if call.body.is_some() {
+            request = request.header(http::header::CONTENT_TYPE, "application/json");
+        }
+        let body = axum::body::Body::from(call.body.clone().unwrap_or_default());
+        let request = request
+            .body(body)
+            .map_err(|error| self.unreachable(error.to_string()))?;
+        let answer = match router.oneshot(request).await {
+            Ok(answer) => answer,
+            Err(never) => match never {},
+        };
+        let status = answer.status();
+        let bytes = axum::body::to_bytes(answer.into_body(), ANSWER_BYTES_MAX)
+            .await
+            .map_err(|error| self.unreachable(error.to_string()))?;
+        Ok((status, bytes.into()))
+    }
+
+    fn unreachable(&self, why: String) -> Unreachable {
+        Unreachable {
+            url: self.url.clone(),
+            why,
+        }
+    }
+}
+
+/// Joins what an error and its causes say; reqwest's own text leaves the causes out.
+fn chain(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_checked_before_anything_is_sent() {
+        assert!(Client::new("http://127.0.0.1:4280/", None).is_ok());
+        for bad in ["", "nonsense", "ftp://x", "127.0.0.1:4280"] {
+            assert!(Client::new(bad, None).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! Agents: what they say to the server, and what others may know of them.
+
+use std::collections::{BTreeSet, HashMap};
+
+use axum::Json as Answered;
+use axum::extract::State;
+use jiff::SignedDuration;
+
+use super::{checked_labels, checked_name, page_size};
+use crate::model::id::{AgentId, FlowRunId, SessionId};
+use crate::model::state::{Event, State as RunState};
+use crate::server::access::Access;
+use crate::server::app::App;
+use crate::server::db::flow_run::{self, Move, Standing};
+use crate::server::db::realm::Realm;
+use crate::server::db::report::{self, Reporter};
+use crate::server::db::{DbError, agent, lease, project};
+use crate::server::error::{Answer, ApiError, Code};
+use crate::server::extract::{Json, Query};
+use crate::server::session::Session as AgentSession;
+use crate::wire::{
+    Agent, Claims, ErrorBody, LeaseKey, ListQuery, Listen, NewSession, Orders, PROTOCOL, Page,
+    Poll, Renewal, Renewed, ReportBatch, Reported, Session,
+};
+
+/// Most slots of an agent.
+const SLOTS_MAX: u32 = 100_000;
+/// A claim that its agent does not know of so long afterwards has not reached it.
+const UNDELIVERED: SignedDuration = SignedDuration::from_secs(5);
+
+/// Opens a session of an agent; an earlier one ends by it, its leases do not.
+#[utoipa::path(post, path = "/api/agent/session", tag = "agent", request_body = NewSession, responses(
+    (status = 200, body = Session), (status = "4XX", body = ErrorBody),
+), security(("token" = [])))]
+pub(super) async fn open_session(
+    State(app): State<App>,
+    access: Access,
+    Json(mut new): Json<NewSession>,
+) -> Answer<Answered<Session>> {
+    access.may_work()?;
+    checked_name("agent", &new.name)?;
+    checked_labels(&new.offer.labels)?;
+    let is_text =
+        |text: &str, most| (1..=most).contains(&text.len()) && !text.contains(char::is_control);
+    if !is_text(&new.hostname, 255) || !is_text(&new.version, 64) {
+        let message = "`hostname` or `version` is empty, too long or not a plain text";
+        return Err(ApiError::new(Code::ValueBad, message));
+    }
+    if !(1..=SLOTS_MAX).contains(&new.slots) {
+        let message = format!("`slots` is 1 to {SLOTS_MAX}, not {}", new.slots);
+        return Err(ApiError::new(Code::ValueBad, message));
+    }
+    if new.protocol != PROTOCOL {
+        return Err(ApiError::new(
+            Code::ProtocolUnsupported,
+            format!(
+                "the agent speaks protocol {}, this server {PROTOCOL}",
+                new.protocol
+            ),
+        )
+        .hint("bring agent and server to neighbouring versions of waft"));
+    }
+    new.offer.projects = offered_projects(&app, &access, new.offer.projects.take()).await?;
+    let now = app.clock.now();
+    let ids = (
+        AgentId::at(now.as_microsecond(), rand::random()),
+        SessionId::at(now.as_microsecond(), rand::random()),
+    );
+    let realm = access.realm.word();
+    let agent_id = app
+        .db
+        .write(move |tx| {
+            Box::pin(async move {
+                agent::open(tx, ids, &realm, &new, now)
+                    .await
+                    .map_err(ApiError::from)
+            })
+        })
+        .await?;
+    // Whoever polls in the old session is woken, and told that there is a newer one.
+    app.session(&access, ids.1).await?;
+    app.waiting.wake_replaced();
+    app.sessions.listening.tell(&[agent_id]);
+    Ok(Answered(Session {
+        agent_id,
+        session_id: ids.1,
+        lease_seconds: app.lease.as_secs() as u32,
+        protocol: PROTOCOL,
+    }))
+}
+
+/// Cuts the projects that an agent offers to those of its token.
+async fn offered_projects(
+    app: &App,
+    access: &Access,
+    offered: Option<BTreeSet<String>>,
+) -> Answer<Option<BTreeSet<String>>> {
+    if access.realm == Realm::All {
+        return Ok(offered);
+    }
+    let mut reader = app.db.reader().await?;
+    let own = project::names(&mut reader, &access.realm).await?;
+    let own: BTreeSet<String> = own.unwrap_or_default().into_iter().collect();
+    Ok(Some(match offered {
+        Some(offered) => offered.intersection(&own).cloned().collect(),
+        None => own,
+    }))
+}
+
+/// Claims due runs; waits for one if there is none.
+#[utoipa::path(post, path = "/api/agent/poll", tag = "agent", request_body = Poll, responses(
+    (status = 200, body = Claims), (status = "4XX", body = ErrorBody),
+), security(("token" = [])))]
+pub(super) async fn poll(
+    State(app): State<App>,
+    access: Access,
+    Json(poll): Json<Poll>,
+) -> Answer<Answered<Claims>> {
+    access.may_work()?;
+    let session = app.session(&access, poll.session_id).await?;
+    let _open = app.open_call(&session);
+    session.set_free_slots(poll.free_slots);
+    let end = app.patience(poll.wait_seconds);
+    if poll.free_slots == 0 {
+        let flow_runs = Vec::new();
+        return Ok(Answered(Claims { flow_runs }));
+    }
+    loop {
+        let mut place = app.waiting.enter(session.clone());
+        // Never cut short: what it claims must reach the agent.
+        let flow_runs = app
+            .claim(&session, poll.free_slots, place.presence())
+            .await?;
+        if !flow_runs.is_empty() {
+            place.served();
+            return Ok(Answered(Claims { flow_runs }));
+        }
+        if !app.wait_for(place.woken(), end).await {
+            return Ok(Answered(Claims { flow_runs }));
+        }
+        place.served();
+        if session.is_replaced() {
+            app.session(&access, poll.session_id).await?;
+        }
+    }
+}
+
+/// Waits for what the server has to say about the runs at work.
+#[utoipa::path(post, path = "/api/agent/listen", tag = "agent", request_body = Listen, responses(
+    (status = 200, body = Orders), (status = "4XX", body = ErrorBody),
+), security(("token" = [])))]
+pub(super) async fn listen(
+    State(app): State<App>,
+    access: Access,
+    Json(listen): Json<Listen>,
+) -> Answer<Answered<Orders>> {
+    access.may_work()?;
+    let session = app.session(&access, listen.session_id).await?;
+    let _open = app.open_call(&session);
+    let end = app.patience(listen.wait_seconds);
+    let listener = app.sessions.listening.listen(session.agent_id);
+    // The list of runs is as old as the call: a claim made since is not missing from it.
+    let asked_at = app.lease_now();
+    loop {
+        let told = listener.told();
+        if session.is_replaced() {
+            app.session(&access, listen.session_id).await?;
+        }
+        let mut reader = app.db.reader().await?;
+        let runs = flow_run::of_agent(&mut reader, session.agent_id).await?;
+        drop(reader);
+        give_back_undelivered(&app, &session, &runs, &listen.leases, asked_at).await?;
+        let orders = Orders {
+            // Also those that the agent did not name: it may have claimed them after it began to
+            // listen, and this answer is what ends its wait.
+            cancel: runs
+                .iter()
+                .filter(|run| run.state == RunState::Cancelling)
+                .map(Standing::lease)
+                .collect(),
+        };
+        if !orders.cancel.is_empty() || !app.wait_for(told, end).await {
+            return Ok(Answered(orders));
+        }
+    }
+}
+
+/// Gives runs back that this session has claimed and does not know of: the answer to its poll was
+/// lost on the way.
+async fn give_back_undelivered(
+    app: &App,
+    session: &AgentSession,
+    runs: &[Standing],
+    known: &[LeaseKey],
+    asked_at: jiff::Timestamp,
+) -> Result<(), DbError> {
+    let is_undelivered = |run: &Standing| {
+        run.session_id == Some(session.id)
+            && matches!(run.state, RunState::Claimed | RunState::Cancelling)
+            && run.reported == 0
+            && run
+                .claimed_at
+                .is_some_and(|at| asked_at.duration_since(at) > UNDELIVERED)
+            && !known.contains(&run.lease())
+    };
+    let ids: Vec<FlowRunId> = runs
+        .iter()
+        .filter(|run| is_undelivered(run))
+        .map(|run| run.id)
+        .collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let (at, session_id, wanted) = (app.clock.now(), session.id, ids.clone());
+    let given_back = app
+        .db
+        .write(move |tx| {
+            Box::pin(async move {
+                let mut given_back = Vec::new();
+                for mut run in flow_run::read(tx, wanted).await? {
+                    let is_as_it_was = run.session_id == Some(session_id) && run.reported == 0;
+                    let moved = Move {
+                        event: Event::Lose,
+                        message: "the claim did not reach its agent",
+                        code: None,
+                        at,
+                        by: "server",
+                    };
+                    if !is_as_it_was || run.lose(&moved).is_err() {
+                        continue;
+                    }
+                    if run.state.is_over() {
+                        flow_run::end_left(tx, &mut run, moved).await?;
+                    }
+                    given_back.push(run);
+                }
+                flow_run::apply(tx, given_back.clone()).await?;
+                Ok::<_, DbError>(given_back)
+            })
+        })
+        .await?;
+    app.tell(&ids);
+    for run in given_back
+        .iter()
+        .filter(|run| run.state == RunState::Scheduled)
+    {
+        app.announce(run.requirement_id, run.scheduled_at, 1)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Renews the leases of the runs at work.
+#[utoipa::path(post, path = "/api/agent/renew", tag = "agent", request_body = Renewal, responses(
+    (status = 200, body = Renewed), (status = "4XX", body = ErrorBody),
+), security(("token" = [])))]
+pub(super) async fn renew(
+    State(app): State<App>,
+    access: Access,
+    Json(renewal): Json<Renewal>,
+) -> Answer<Answered<Renewed>> {
+    access.may_work()?;
+    let session = app.session(&access, renewal.session_id).await?;
+    let (agent_id, until, leases) = (session.agent_id, app.lease_end(), renewal.leases);
+    let unrenewed = app
+        .db
+        .write(move |tx| Box::pin(async move { lease::renew(tx, agent_id, &leases, until).await }))
+        .await?;
+    Ok(Answered(Renewed {
+        lease_seconds: app.lease.as_secs() as u32,
+        lost: unrenewed.lost,
+        lapsed: unrenewed.lapsed,
+    }))
+}
+
+/// Takes note of what happened to an agent's runs, all of it in one transaction.
+#[utoipa::path(post, path = "/api/agent/report", tag = "agent", request_body = ReportBatch, responses(
+    (status = 200, body = Reported), (status = "4XX", body = ErrorBody),
+), security(("token" = [])))]
+pub(super) async fn report(
+    State(app): State<App>,
+    access: Access,
+    Json(batch): Json<ReportBatch>,
+) -> Answer<Answered<Reported>> {
+    access.may_work()?;
+    let session = app.session(&access, batch.session_id).await?;
+    let reporter = Reporter {
+        agent_id: session.agent_id,
+        name: session.name.clone(),
+    };
+    let (memory, now) = (app.db.memory.clone(), app.clock.now());
+    let outcome = app
+        .db
+        .write(move |tx| {
+            Box::pin(async move { report::apply(tx, &memory, &reporter, batch.reports, now).await })
+        })
+        .await?;
+    if outcome.refused > 0 || !outcome.lost.is_empty() || !outcome.lapsed.is_empty() {
+        tracing::info!(
+            agent.name = session.name,
+            refused = outcome.refused,
+            lost = outcome.lost.len(),
+            lapsed = outcome.lapsed.len(),
+            "reports were refused"
+        );
+    }
+    app.tell(&outcome.touched);
+    for id in outcome.declined {
+        session.shun(id, app.clock.monotonic());
+    }
+    for id in outcome.waiting {
+        app.announce(id, now, 1).await?;
+    }
+    Ok(Answered(Reported {
+        lost: outcome.lost,
+        lapsed: outcome.lapsed,
+    }))
+}
+
+/// Lists agents, the last heard of first.
+#[utoipa::path(get, path = "/api/agents", tag = "agent", params(ListQuery), responses(
+    (status = 200, body = Page<Agent>), (status = "4XX", body = ErrorBody),
+), security(("token" = [])))]
+pub(super) async fn list(
+    State(app): State<App>,
+    access: Access,
+    Query(query): Query<ListQuery>,
+) -> Answer<Answered<Page<Agent>>> {
+    access.may_read()?;
+    let limit = page_size(query.limit)?;
+    let mut reader = app.db.reader().await?;
+    let kept = agent::list(&mut reader, limit).await?;
+    let mut at_work: HashMap<AgentId, Vec<FlowRunId>> = HashMap::new();
+    for (agent, run) in agent::at_work(&mut reader).await? {
+        at_work.entry(agent).or_default().push(run);
+    }
+    let (now, monotonic) = (app.clock.now(), app.clock.monotonic());
+    // A token that is bound to projects sees the agents of the same binding.
+    let is_seen =
+        |kept: &agent::Kept| access.realm == Realm::All || kept.realm == access.realm.word();
+    let items = kept.into_iter().filter(is_seen).map(|kept| {
+        let session = app.sessions.get(kept.session_id);
+        let is_polling = session.is_some_and(|session| session.is_polling(monotonic));
+        Agent {
+            id: kept.id,
+            name: kept.name,
+            hostname: kept.hostname,
+            version: kept.version,
+            protocol: kept.protocol,
+            offer: kept.offer,
+            slots: kept.slots,
+            flow_runs: at_work.remove(&kept.id).unwrap_or_default(),
+            seen_at: if is_polling { now } else { kept.seen_at },
+            is_polling,
+        }
+    });
+    let items = items.collect();
+    Ok(Answered(Page { items, next: None }))
+}

@@ -1,0 +1,280 @@
+//! Flows and their versions.
+
+use axum::Json as Answered;
+use axum::extract::State;
+use http::StatusCode;
+
+use super::{checked_labels, page_size, project};
+use crate::model::flow::Definition;
+use crate::model::id::FlowId;
+use crate::server::access::Access;
+use crate::server::app::App;
+use crate::server::db::flow::{self, Found};
+use crate::server::db::realm::Realm;
+use crate::server::db::tx::Tx;
+use crate::server::db::{flow_version, schedule};
+use crate::server::error::{Answer, ApiError, Code};
+use crate::server::extract::{Json, Path, Query};
+use crate::server::registration;
+use crate::wire::{
+    ErrorBody, Flow, FlowVersion, ListQuery, Location, Page, Registered, Registration,
+};
+
+/// Finds the flow that a text names: an id, `project/flow`, or a name that only one project has.
+pub(super) async fn found(tx: &mut Tx, realm: &Realm, text: &str) -> Answer<Found> {
+    let mut flows = flow::named(tx, realm, text).await?;
+    if flows.len() > 1 {
+        let names: Vec<_> = flows
+            .iter()
+            .map(|found| format!("`{}/{}`", found.flow.project, found.flow.name))
+            .collect();
+        let first = names[0].trim_matches('`').to_owned();
+        let shown = names
+            .iter()
+            .take(10)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(", ");
+        return Err(ApiError::new(
+            Code::FlowAmbiguous,
+            format!("{} projects have a flow of this name: {shown}", names.len()),
+        )
+        .hint(format!("name it with its project: {first}")));
+    }
+    flows.pop().ok_or_else(|| {
+        let shown: String = text.escape_default().take(150).collect();
+        ApiError::new(Code::FlowUnknown, format!("there is no flow `{shown}`"))
+            .hint("waft flow list shows those there are")
+    })
+}
+
+/// Registers a version of a flow; the same one again changes nothing.
+#[utoipa::path(post, path = "/api/projects/{project}/flows", tag = "flow",
+params(("project" = String, Path, description = "Name or id")),
+request_body = Registration, responses(
+    (status = 200, body = Registered), (status = "4XX", body = ErrorBody),
+), security(("token" = [])))]
+pub(super) async fn register(
+    State(app): State<App>,
+    access: Access,
+    Path(text): Path<String>,
+    Json(asked): Json<Registration>,
+) -> Answer<Answered<Registered>> {
+    access.may_change()?;
+    checked_labels(&asked.labels)?;
+    checked_location(&asked.location)?;
+    checked_definition(&asked.definition)?;
+    let now = app.clock.now();
+    let memory = app.db.memory.clone();
+    let registered = app
+        .db
+        .write(move |tx| {
+            Box::pin(async move {
+                let project = project::found(tx, &access.realm, &text).await?;
+                let done = registration::register(tx, &memory, &project, asked, now).await?;
+                Ok::<_, ApiError>(done)
+            })
+        })
+        .await?;
+    app.schedules.notify_one();
+    Ok(Answered(registered))
+}
+
+fn checked_definition(definition: &Definition) -> Answer<()> {
+    definition.check().map_err(|why| {
+        let name: String = definition.name.escape_default().take(150).collect();
+        ApiError::new(
+            Code::DefinitionBad,
+            format!("the definition of `{name}` is not usable: {why}"),
+        )
+    })
+}
+
+/// Checks that a location could be one. Whether the bytes are there only an agent can find out.
+fn checked_location(location: &Location) -> Answer<()> {
+    const ROOTS: [&str; 7] = ["file", "s3", "gs", "az", "oci", "http", "https"];
+    const LENGTH_MAX: usize = 1024;
+    let (root, key) = (&location.root, &location.key);
+    let is_root = root
+        .split_once("://")
+        .is_some_and(|(scheme, _)| ROOTS.contains(&scheme));
+    let is_plain = |text: &String| text.len() <= LENGTH_MAX && !text.chars().any(char::is_control);
+    let is_key =
+        !key.is_empty() && !key.starts_with('/') && key.split('/').all(|part| part != "..");
+    if is_root && is_plain(root) && is_plain(key) && is_key {
+        return Ok(());
+    }
+    let shown: String = format!("{root} {key}").escape_default().take(200).collect();
+    Err(ApiError::new(
+        Code::LocationBad,
+        format!("`{shown}` is no storage root with a key under it"),
+    ))
+}
+
+/// Lists flows by name. `flow` finds those of a name, so that a name can be resolved.
+#[utoipa::path(get, path = "/api/flows", tag = "flow", params(ListQuery), responses(
+    (status = 200, body = Page<Flow>), (status = "4XX", body = ErrorBody),
+), security(("token" = [])))]
+pub(super) async fn list(
+    State(app): State<App>,
+    access: Access,
+    Query(query): Query<ListQuery>,
+) -> Answer<Answered<Page<Flow>>> {
+    access.may_read()?;
+    let limit = page_size(query.limit)?;
+    let mut reader = app.db.reader().await?;
+    let project = match &query.project {
+        Some(text) => Some(project::found(&mut reader, &access.realm, text).await?.id),
+        None => None,
+    };
+    if let Some(text) = &query.flow {
+        let mut flows = flow::named(&mut reader, &access.realm, text).await?;
+        flows.retain(|found| project.is_none_or(|id| found.project_id == id));
+        let items = flows.into_iter().map(|found| found.flow).collect();
+        return Ok(Answered(Page { items, next: None }));
+    }
+    let cursor = query.cursor.unwrap_or_default();
+    let (name, id) = match cursor.split_once(' ') {
+        Some((name, id)) => (name, super::cursor::<FlowId>(Some(id))?),
+        None => ("", None),
+    };
+    let mut flows = flow::list(&mut reader, &access.realm, project, (name, id), limit + 1).await?;
+    let next = super::next_of(&mut flows, limit, |last| {
+        format!("{} {}", last.flow.name, last.flow.id)
+    });
+    let items = flows.into_iter().map(|found| found.flow).collect();
+    Ok(Answered(Page { items, next }))
+}
+
+/// Shows a flow.
+#[utoipa::path(get, path = "/api/flows/{flow}", tag = "flow",
+params(("flow" = String, Path, description = "Id, name where unique, or `project/flow` (the slash encoded)")),
+responses((status = 200, body = Flow), (status = "4XX", body = ErrorBody)), security(("token" = [])))]
+pub(super) async fn show(
+    State(app): State<App>,
+    access: Access,
+    Path(text): Path<String>,
+) -> Answer<Answered<Flow>> {
+    access.may_read()?;
+    let mut reader = app.db.reader().await?;
+    Ok(Answered(
+        found(&mut reader, &access.realm, &text).await?.flow,
+    ))
+}
+
+/// Lists the versions of a flow, newest first, whole.
+#[utoipa::path(get, path = "/api/flows/{flow}/versions", tag = "flow",
+params(("flow" = String, Path, description = "Id, name where unique, or `project/flow` (the slash encoded)"), ListQuery),
+responses((status = 200, body = Page<FlowVersion>), (status = "4XX", body = ErrorBody)), security(("token" = [])))]
+pub(super) async fn versions(
+    State(app): State<App>,
+    access: Access,
+    Path(text): Path<String>,
+    Query(query): Query<ListQuery>,
+) -> Answer<Answered<Page<FlowVersion>>> {
+    access.may_read()?;
+    let limit = page_size(query.limit)?;
+    let before = super::cursor(query.cursor.as_deref())?.unwrap_or(u32::MAX);
+    let mut reader = app.db.reader().await?;
+    let flow = found(&mut reader, &access.realm, &text).await?.flow.id;
+    let mut items = flow_version::list(&mut reader, flow, before, limit + 1).await?;
+    let next = super::next_of(&mut items, limit, |last| last.version.to_string());
+    Ok(Answered(Page { items, next }))
+}
+
+/// Lets the schedule of a flow rest: the runs made ahead are taken back, those that are due stay.
+#[utoipa::path(post, path = "/api/flows/{flow}/pause", tag = "flow",
+params(("flow" = String, Path, description = "Id, name where unique, or `project/flow` (the slash encoded)")),
+responses((status = 200, body = Flow), (status = "4XX", body = ErrorBody)), security(("token" = [])))]
+pub(super) async fn pause(
+    State(app): State<App>,
+    access: Access,
+    Path(text): Path<String>,
+) -> Answer<Answered<Flow>> {
+    change(app, access, text, Change::Pause).await
+}
+
+/// Lets the schedule of a flow go on from now.
+#[utoipa::path(post, path = "/api/flows/{flow}/resume", tag = "flow",
+params(("flow" = String, Path, description = "Id, name where unique, or `project/flow` (the slash encoded)")),
+responses((status = 200, body = Flow), (status = "4XX", body = ErrorBody)), security(("token" = [])))]
+pub(super) async fn resume(
+    State(app): State<App>,
+    access: Access,
+    Path(text): Path<String>,
+) -> Answer<Answered<Flow>> {
+    change(app, access, text, Change::Resume).await
+}
+
+/// Archives a flow: it takes no runs until it is registered again. Runs that were made stay.
+#[utoipa::path(post, path = "/api/flows/{flow}/archive", tag = "flow",
+params(("flow" = String, Path, description = "Id, name where unique, or `project/flow` (the slash encoded)")),
+responses((status = 200, body = Flow), (status = "4XX", body = ErrorBody)), security(("token" = [])))]
+pub(super) async fn archive(
+    State(app): State<App>,
+    access: Access,
+    Path(text): Path<String>,
+) -> Answer<Answered<Flow>> {
+    change(app, access, text, Change::Archive).await
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Pause,
+    Resume,
+    Archive,
+}
+
+async fn change(app: App, access: Access, text: String, what: Change) -> Answer<Answered<Flow>> {
+    access.may_change()?;
+    let now = app.clock.now();
+    let changed = app
+        .db
+        .write(move |tx| {
+            Box::pin(async move {
+                let before = found(tx, &access.realm, &text).await?.flow;
+                match what {
+                    Change::Archive => flow::archive(tx, before.id).await?,
+                    _ => flow::set_paused(tx, before.id, what == Change::Pause).await?,
+                }
+                if what == Change::Resume && !before.is_archived {
+                    schedule::activate(tx, before.id, now).await?;
+                } else {
+                    schedule::deactivate(tx, before.id).await?;
+                    schedule::delete_ahead(tx, before.id, now).await?;
+                }
+                let after = found(tx, &access.realm, &before.id.to_string()).await?;
+                Ok::<_, ApiError>(after.flow)
+            })
+        })
+        .await?;
+    app.schedules.notify_one();
+    Ok(Answered(changed))
+}
+
+/// Deletes a flow with its versions and runs.
+#[utoipa::path(delete, path = "/api/flows/{flow}", tag = "flow",
+params(("flow" = String, Path, description = "Id, name where unique, or `project/flow` (the slash encoded)")),
+responses((status = 204), (status = "4XX", body = ErrorBody)), security(("token" = [])))]
+pub(super) async fn delete(
+    State(app): State<App>,
+    access: Access,
+    Path(text): Path<String>,
+) -> Answer<StatusCode> {
+    access.may_change()?;
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                let flow = found(tx, &access.realm, &text).await?.flow;
+                match flow::delete(tx, flow.id).await? {
+                    true => Ok(StatusCode::NO_CONTENT),
+                    false => Err(ApiError::new(
+                        Code::FlowBusy,
+                        format!("an agent has a run of the flow `{}`", flow.name),
+                    )
+                    .hint("waft flow-run cancel ID, then delete the flow")),
+                }
+            })
+        })
+        .await
+}

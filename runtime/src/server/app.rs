@@ -1,0 +1,170 @@
+//! What every handler and duty of one server shares.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use super::access::Known;
+use super::changes::Changes;
+use super::db::{Db, DbError};
+use super::duty::ringer::Dues;
+use super::page::login::Logins;
+use super::session::Sessions;
+use super::turn::Turns;
+use super::waiting::Waiting;
+use crate::clock::{Clock, Monotonic};
+use crate::model::id::FlowRunId;
+
+/// One server. Cheap to clone.
+#[derive(Clone)]
+pub struct App(Arc<Parts>);
+
+/// What it consists of.
+pub struct Parts {
+    /// The database.
+    pub db: Db,
+    /// The clock.
+    pub clock: Clock,
+    /// How long a lease lasts.
+    pub lease: Duration,
+    /// Names by which the server may be called.
+    pub hosts: Vec<String>,
+    /// Sessions of agents.
+    pub(super) sessions: Sessions,
+    /// Polls that wait for work.
+    pub(super) waiting: Waiting,
+    /// Whose turn it is among projects.
+    pub(super) turns: Turns,
+    /// Calls that wait for a change of a run.
+    pub(super) changes: Changes,
+    /// Rung when a schedule was changed.
+    pub(super) schedules: tokio::sync::Notify,
+    /// Instants at which waiting runs become due.
+    pub(super) dues: Dues,
+    /// Tokens that were looked up a moment ago.
+    pub(super) known: Known,
+    /// Browsers that are logged in.
+    pub(super) logins: Logins,
+    /// True once the server is on its way down: whoever waits answers at once.
+    pub(super) closing: watch::Sender<bool>,
+    start: (Timestamp, Monotonic),
+}
+
+impl Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl App {
+    pub(super) fn new(db: Db, clock: Clock, lease: Duration, hosts: Vec<String>) -> Self {
+        let start = (clock.now(), clock.monotonic());
+        Self(Arc::new(Parts {
+            db,
+            clock,
+            lease,
+            hosts,
+            sessions: Sessions::default(),
+            waiting: Waiting::default(),
+            turns: Turns::default(),
+            changes: Changes::default(),
+            schedules: tokio::sync::Notify::new(),
+            dues: Dues::default(),
+            known: Known::default(),
+            logins: Logins::default(),
+            closing: watch::Sender::new(false),
+            start,
+        }))
+    }
+
+    /// Returns now in lease time: it begins as the wall clock at the start of the server and runs on
+    /// by what has passed since, so that a jump of the wall clock ends no lease.
+    #[must_use]
+    pub fn lease_now(&self) -> Timestamp {
+        let passed = self.clock.monotonic().since(self.start.1);
+        self.start
+            .0
+            .saturating_add(passed)
+            .unwrap_or(Timestamp::MAX)
+    }
+
+    /// Returns when a lease ends that begins now.
+    #[must_use]
+    pub fn lease_end(&self) -> Timestamp {
+        let now = self.lease_now();
+        now.saturating_add(self.lease).unwrap_or(Timestamp::MAX)
+    }
+
+    /// Returns when a call has waited long enough that asks to wait for so many seconds.
+    pub(super) fn patience(&self, seconds: u32) -> Monotonic {
+        /// The longest that a call waits, whatever it asks for.
+        const WAIT_SECONDS_MAX: u32 = 30;
+        let time = Duration::from_secs(seconds.min(WAIT_SECONDS_MAX).into());
+        self.clock.monotonic() + time
+    }
+
+    /// Waits until something happens, the patience is at its end, or the server goes down; answers
+    /// whether it happened.
+    pub(super) async fn wait_for(&self, what: impl Future<Output = ()>, end: Monotonic) -> bool {
+        let left = end.since(self.clock.monotonic());
+        if left.is_zero() {
+            return false;
+        }
+        let mut closing = self.closing.subscribe();
+        tokio::select! {
+            () = what => true,
+            () = self.clock.sleep(left) => false,
+            _ = closing.wait_for(|is_closing| *is_closing) => false,
+        }
+    }
+
+    /// Makes the code of a link that logs a browser in, once.
+    #[must_use]
+    pub fn login_code(&self) -> String {
+        self.logins.code(&self.clock)
+    }
+
+    /// Returns how many polls wait for work.
+    #[must_use]
+    pub fn waiting_polls(&self) -> usize {
+        self.waiting.count()
+    }
+
+    /// Tells everybody concerned that a run waits: polls if it is due, else the ringer.
+    pub(super) async fn announce(
+        &self,
+        requirement_id: i64,
+        scheduled_at: Timestamp,
+        count: usize,
+    ) -> Result<(), DbError> {
+        if scheduled_at > self.clock.now() {
+            self.dues.add(scheduled_at, requirement_id);
+            return Ok(());
+        }
+        if self.waiting.count() == 0 {
+            return Ok(());
+        }
+        let known = match self.db.memory.known_requirement(requirement_id) {
+            Some(known) => known,
+            None => {
+                let mut reader = self.db.reader().await?;
+                self.db
+                    .memory
+                    .requirement(&mut reader, requirement_id)
+                    .await?
+            }
+        };
+        self.waiting.wake(requirement_id, &known, count);
+        Ok(())
+    }
+
+    /// Tells whoever watches these runs to look again.
+    pub(super) fn tell(&self, runs: &[FlowRunId]) {
+        self.changes.tell(runs);
+    }
+}

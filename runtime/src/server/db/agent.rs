@@ -1,0 +1,133 @@
+//! The table `agent`: who polls, with what it offers.
+
+use jiff::Timestamp;
+
+use super::DbError;
+use super::tx::{Json, Row, Tx, args};
+use crate::model::id::{AgentId, FlowRunId, SessionId};
+use crate::model::requirement::Offer;
+use crate::wire::NewSession;
+
+/// An agent as it is kept.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// Its id, which outlives its sessions.
+    pub id: AgentId,
+    /// The projects of its token, as a text.
+    pub realm: String,
+    /// Its name.
+    pub name: String,
+    /// The host it runs on.
+    pub hostname: String,
+    /// Its session.
+    pub session_id: SessionId,
+    /// Its version.
+    pub version: String,
+    /// The protocol it speaks.
+    pub protocol: u32,
+    /// What it offers.
+    pub offer: Offer,
+    /// How many runs it takes at one time.
+    pub slots: u32,
+    /// When it was last heard of, to the minute.
+    pub seen_at: Timestamp,
+}
+
+fn kept(row: &Row) -> Result<Kept, DbError> {
+    let Json(offer) = row.get(7)?;
+    Ok(Kept {
+        id: row.get(0)?,
+        realm: row.get(1)?,
+        name: row.get(2)?,
+        hostname: row.get(3)?,
+        session_id: row.get(4)?,
+        version: row.get(5)?,
+        protocol: row.get(6)?,
+        offer,
+        slots: row.get(8)?,
+        seen_at: row.get(9)?,
+    })
+}
+
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, realm, name, hostname, session_id, version, protocol, offer, slots, ",
+            "seen_at FROM agent ",
+            $rest
+        )
+    };
+}
+
+/// Opens a session: the agent of this realm, name and host gets a new one, and keeps its id.
+pub async fn open(
+    tx: &mut Tx,
+    ids: (AgentId, SessionId),
+    realm: &str,
+    new: &NewSession,
+    at: Timestamp,
+) -> Result<AgentId, DbError> {
+    let sql = "INSERT INTO agent (id, realm, name, hostname, session_id, version, protocol, offer, \
+               slots, created_at, seen_at) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10) \
+               ON CONFLICT (realm, name, hostname) DO UPDATE SET session_id = excluded.session_id, \
+               version = excluded.version, protocol = excluded.protocol, offer = excluded.offer, \
+               slots = excluded.slots, seen_at = excluded.seen_at \
+               RETURNING id";
+    let args = args![
+        ids.0,
+        realm,
+        &new.name,
+        &new.hostname,
+        ids.1,
+        &new.version,
+        new.protocol,
+        Json(&new.offer),
+        new.slots,
+        at,
+    ];
+    tx.row(sql, args).await?.ok_or(DbError::Raced)?.get(0)
+}
+
+/// Finds the agent of a session that is still its newest.
+pub async fn of_session(tx: &mut Tx, id: SessionId) -> Result<Option<Kept>, DbError> {
+    let row = tx.row(select!("WHERE session_id = $1"), args![id]).await?;
+    row.map(|row| kept(&row)).transpose()
+}
+
+/// Lists agents, the last heard of first.
+pub async fn list(tx: &mut Tx, limit: u32) -> Result<Vec<Kept>, DbError> {
+    let sql = select!("ORDER BY seen_at DESC, id LIMIT $1");
+    let rows = tx.rows(sql, args![limit]).await?;
+    rows.iter().map(kept).collect()
+}
+
+/// Notes when an agent was heard of.
+pub async fn touch(tx: &mut Tx, id: AgentId, at: Timestamp) -> Result<(), DbError> {
+    let sql = "UPDATE agent SET seen_at = $2 WHERE id = $1";
+    tx.run(sql, args![id, at]).await.map(drop)
+}
+
+/// Forgets agents that were not heard of since an instant and have no run.
+pub async fn forget_unseen(tx: &mut Tx, since: Timestamp) -> Result<u64, DbError> {
+    let sql = "DELETE FROM agent WHERE seen_at < $1 AND NOT EXISTS \
+               (SELECT 1 FROM flow_run r WHERE r.agent_id = agent.id AND r.lease_until IS NOT NULL)";
+    tx.run(sql, args![since]).await
+}
+
+/// Returns the name of an agent.
+pub async fn name(tx: &mut Tx, id: AgentId) -> Result<Option<String>, DbError> {
+    let sql = "SELECT name FROM agent WHERE id = $1";
+    let row = tx.row(sql, args![id]).await?;
+    row.map(|row| row.get(0)).transpose()
+}
+
+/// Lists the runs that agents have, with the agents.
+pub async fn at_work(tx: &mut Tx) -> Result<Vec<(AgentId, FlowRunId)>, DbError> {
+    let sql =
+        "SELECT agent_id, id FROM flow_run WHERE lease_until IS NOT NULL ORDER BY agent_id, id";
+    let rows = tx.rows(sql, args![]).await?;
+    rows.iter()
+        .map(|row| Ok((row.get(0)?, row.get(1)?)))
+        .collect()
+}

@@ -1,0 +1,163 @@
+//! The table `flow`.
+
+use jiff::Timestamp;
+
+use super::DbError;
+use super::realm::Realm;
+use super::tx::{Json, Row, Tx, args};
+use crate::model::id::{FlowId, FlowVersionId, ProjectId};
+use crate::wire::Flow;
+
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT f.id, f.name, p.name, v.definition ->> '$.description', v.version, v.id, ",
+            "v.artifact, v.labels, f.is_paused, f.is_archived, f.created_at, v.created_at, ",
+            "f.project_id FROM flow f JOIN project p ON p.id = f.project_id ",
+            "JOIN flow_version v ON v.id = f.flow_version_id ",
+            $rest
+        )
+    };
+}
+
+/// A flow, and the project it is kept in.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The flow.
+    pub flow: Flow,
+    /// Its project's id.
+    pub project_id: ProjectId,
+}
+
+fn found(row: &Row) -> Result<Found, DbError> {
+    let Json(labels) = row.get(7)?;
+    let flow = Flow {
+        id: row.get(0)?,
+        name: row.get(1)?,
+        project: row.get(2)?,
+        description: row.get::<Option<String>>(3)?.unwrap_or_default(),
+        version: row.get(4)?,
+        flow_version_id: row.get(5)?,
+        artifact: row.get(6)?,
+        labels,
+        is_paused: row.get(8)?,
+        is_archived: row.get(9)?,
+        created_at: row.get(10)?,
+        registered_at: row.get(11)?,
+    };
+    Ok(Found {
+        flow,
+        project_id: row.get(12)?,
+    })
+}
+
+/// Finds the flows that a text may mean: an id, `project/flow`, or a name, which several may have.
+pub async fn named(tx: &mut Tx, realm: &Realm, text: &str) -> Result<Vec<Found>, DbError> {
+    let rows = if let Ok(id) = text.parse::<FlowId>() {
+        tx.rows(select!("WHERE f.id = $1"), args![id]).await?
+    } else if let Some((project, name)) = text.split_once('/') {
+        let sql = select!("WHERE p.name = $1 AND f.name = $2");
+        tx.rows(sql, args![project, name]).await?
+    } else {
+        let sql = select!("WHERE f.name = $1 ORDER BY p.name LIMIT 1000");
+        tx.rows(sql, args![text]).await?
+    };
+    let mut flows = rows.iter().map(found).collect::<Result<Vec<_>, _>>()?;
+    flows.retain(|found| realm.has(found.project_id));
+    Ok(flows)
+}
+
+/// Lists flows of the realm by name and id, those after `after`; archived ones too.
+pub async fn list(
+    tx: &mut Tx,
+    realm: &Realm,
+    project: Option<ProjectId>,
+    after: (&str, Option<FlowId>),
+    limit: u32,
+) -> Result<Vec<Found>, DbError> {
+    let sql = select!(
+        "WHERE (f.name, f.id) > ($1, coalesce($2, x'')) AND ($4 IS NULL OR f.project_id = $4) \
+         AND ($5 IS NULL OR hex(f.project_id) IN (SELECT value FROM json_each($5))) \
+         ORDER BY f.name, f.id LIMIT $3"
+    );
+    let args = args![after.0, after.1, limit, project, realm.arg()];
+    let rows = tx.rows(sql, args).await?;
+    rows.iter().map(found).collect()
+}
+
+/// What a registration needs to know of the flow before it.
+pub struct Before {
+    /// The flow's id.
+    pub id: FlowId,
+    /// Its current version.
+    pub flow_version_id: FlowVersionId,
+    /// Whether it is archived.
+    pub is_archived: bool,
+}
+
+/// Finds the flow of a name in a project.
+pub async fn in_project(
+    tx: &mut Tx,
+    project: ProjectId,
+    name: &str,
+) -> Result<Option<Before>, DbError> {
+    let sql = "SELECT id, flow_version_id, is_archived FROM flow \
+               WHERE project_id = $1 AND name = $2";
+    let row = tx.row(sql, args![project, name]).await?;
+    row.map(|row| {
+        Ok(Before {
+            id: row.get(0)?,
+            flow_version_id: row.get(1)?,
+            is_archived: row.get(2)?,
+        })
+    })
+    .transpose()
+}
+
+/// Adds a flow with its first version to come.
+pub async fn add(
+    tx: &mut Tx,
+    id: FlowId,
+    project: ProjectId,
+    name: &str,
+    version: FlowVersionId,
+    is_paused: bool,
+    at: Timestamp,
+) -> Result<(), DbError> {
+    let sql = "INSERT INTO flow (id, project_id, name, flow_version_id, is_paused, is_archived, \
+               created_at) VALUES ($1, $2, $3, $4, $5, FALSE, $6)";
+    tx.run(sql, args![id, project, name, version, is_paused, at])
+        .await
+        .map(drop)
+}
+
+/// Makes a version the current one; the flow takes runs again if it was archived.
+pub async fn follow(tx: &mut Tx, id: FlowId, version: FlowVersionId) -> Result<(), DbError> {
+    let sql = "UPDATE flow SET flow_version_id = $2, is_archived = FALSE WHERE id = $1";
+    tx.run(sql, args![id, version]).await.map(drop)
+}
+
+/// Lets the schedule rest or go on.
+pub async fn set_paused(tx: &mut Tx, id: FlowId, is_paused: bool) -> Result<(), DbError> {
+    let sql = "UPDATE flow SET is_paused = $2 WHERE id = $1";
+    tx.run(sql, args![id, is_paused]).await.map(drop)
+}
+
+/// Takes no runs from now on.
+pub async fn archive(tx: &mut Tx, id: FlowId) -> Result<(), DbError> {
+    let sql = "UPDATE flow SET is_archived = TRUE WHERE id = $1";
+    tx.run(sql, args![id]).await.map(drop)
+}
+
+/// Deletes a flow with its versions and runs; answers whether no run of it was at work.
+pub async fn delete(tx: &mut Tx, id: FlowId) -> Result<bool, DbError> {
+    let sql = "DELETE FROM flow WHERE id = $1 AND NOT EXISTS \
+               (SELECT 1 FROM flow_run WHERE flow_id = $1 AND lease_until IS NOT NULL)";
+    Ok(tx.run(sql, args![id]).await? > 0)
+}
+
+/// Tells whether the schedule of a flow rests.
+pub async fn is_paused(tx: &mut Tx, id: FlowId) -> Result<bool, DbError> {
+    let sql = "SELECT is_paused FROM flow WHERE id = $1";
+    tx.row(sql, args![id]).await?.ok_or(DbError::Raced)?.get(0)
+}

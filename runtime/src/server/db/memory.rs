@@ -1,0 +1,92 @@
+//! Rows that never change once they are committed, kept in memory.
+//!
+//! A version of a flow is never changed and a requirement is interned, so both can be remembered by
+//! every replica without being told of anything. What may change (which version is the current one,
+//! where bytes lie) is not here.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::tx::Tx;
+use super::{DbError, flow_version, requirement};
+use crate::model::id::FlowVersionId;
+use crate::model::requirement::Requirement;
+
+pub use super::flow_version::Version;
+
+/// Most rows of a kind: with definitions of usual size some ten megabytes.
+const ROWS_MAX: usize = 10_000;
+
+/// What is remembered. Clones share it.
+#[derive(Clone, Default)]
+pub struct Memory(Arc<Rows>);
+
+#[derive(Default)]
+struct Rows {
+    versions: Mutex<HashMap<FlowVersionId, Arc<Version>>>,
+    requirements: Mutex<HashMap<i64, Arc<Requirement>>>,
+    undone: AtomicU64,
+}
+
+impl Memory {
+    /// Returns a version, reading it at most once.
+    pub async fn version(
+        &self,
+        tx: &mut Tx,
+        id: FlowVersionId,
+    ) -> Result<Option<Arc<Version>>, DbError> {
+        if let Some(known) = known(&self.0.versions, &id) {
+            return Ok(Some(known));
+        }
+        let read = flow_version::read(tx, id).await?;
+        Ok(read.map(|version| remember(&self.0.versions, id, version)))
+    }
+
+    /// Returns a requirement that was read before.
+    #[must_use]
+    pub fn known_requirement(&self, id: i64) -> Option<Arc<Requirement>> {
+        known(&self.0.requirements, &id)
+    }
+
+    /// Returns a requirement by its number, reading it at most once.
+    pub async fn requirement(&self, tx: &mut Tx, id: i64) -> Result<Arc<Requirement>, DbError> {
+        if let Some(known) = known(&self.0.requirements, &id) {
+            return Ok(known);
+        }
+        let read = requirement::read(tx, id).await?;
+        Ok(remember(&self.0.requirements, id, read))
+    }
+
+    /// Returns how often everything was forgotten. Whoever keeps something under the number of a
+    /// requirement forgets it too when this has changed: the number may come again for another.
+    pub(crate) fn undone(&self) -> u64 {
+        self.0.undone.load(Ordering::Relaxed)
+    }
+
+    /// Forgets everything: a transaction was undone, and what it had read of itself is not true.
+    pub(in crate::server) fn forget(&self) {
+        self.0.undone.fetch_add(1, Ordering::Relaxed);
+        locked(&self.0.versions).clear();
+        locked(&self.0.requirements).clear();
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn known<K: Hash + Eq, V>(rows: &Mutex<HashMap<K, Arc<V>>>, key: &K) -> Option<Arc<V>> {
+    locked(rows).get(key).cloned()
+}
+
+fn remember<K: Hash + Eq, V>(rows: &Mutex<HashMap<K, Arc<V>>>, key: K, value: V) -> Arc<V> {
+    let value = Arc::new(value);
+    let mut rows = locked(rows);
+    if rows.len() >= ROWS_MAX {
+        rows.clear();
+    }
+    rows.insert(key, value.clone());
+    value
+}

@@ -1,0 +1,62 @@
+//! The realm of whoever asks: the projects that its token is bound to.
+//!
+//! Every query that could show one project to another takes one, so that forgetting it does not
+//! compile.
+
+use std::collections::BTreeSet;
+
+use super::tx::{Arg, Json};
+use crate::model::id::ProjectId;
+
+/// Which projects may be seen.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Realm {
+    /// Every one.
+    All,
+    /// These.
+    Only(BTreeSet<ProjectId>),
+}
+
+impl Realm {
+    /// Tells whether a project may be seen.
+    #[must_use]
+    pub fn has(&self, project: ProjectId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(projects) => projects.contains(&project),
+        }
+    }
+
+    /// Tells whether everything seen in `other` may be seen here too.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::All, _) => true,
+            (Self::Only(_), Self::All) => false,
+            (Self::Only(own), Self::Only(other)) => other.is_subset(own),
+        }
+    }
+
+    /// Returns a text that is the same for the same projects.
+    #[must_use]
+    pub fn word(&self) -> String {
+        match self {
+            Self::All => String::new(),
+            Self::Only(projects) => hexes(projects).join(","),
+        }
+    }
+
+    /// Returns it as an argument: null, or a JSON array of hex texts. The condition for it is
+    /// `($n IS NULL OR hex(project_id) IN (SELECT value FROM json_each($n)))`.
+    pub(super) fn arg(&self) -> Arg {
+        match self {
+            Self::All => Arg::Null,
+            Self::Only(projects) => Json(hexes(projects)).into(),
+        }
+    }
+}
+
+fn hexes(projects: &BTreeSet<ProjectId>) -> Vec<String> {
+    let hex = |id: &ProjectId| hex::encode_upper(id.as_bytes());
+    projects.iter().map(hex).collect()
+}

@@ -1,0 +1,198 @@
+//! The one writer of an SQLite database.
+//!
+//! Closures queue here. The writer takes what is there, begins one transaction, runs each closure in
+//! a savepoint (an error undoes that closure alone), commits once, and only then answers. So many
+//! writers share one wait for the disk, and an answer means that it is durable.
+
+use std::panic::AssertUnwindSafe;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot};
+
+use super::DbError;
+use super::memory::Memory;
+use super::tx::Tx;
+use crate::server::panics;
+
+/// Most closures of one transaction: the first of them waits for the last.
+const BATCH_MAX: usize = 256;
+/// Most closures that wait for the writer; who comes then waits to be let in.
+const QUEUE_MAX: usize = 4_096;
+
+const BEGIN: &str = "BEGIN IMMEDIATE; SAVEPOINT one";
+const NEXT: &str = "RELEASE one; SAVEPOINT one";
+const UNDO_ONE: &str = "ROLLBACK TO one";
+const COMMIT: &str = "RELEASE one; COMMIT";
+const ROLLBACK: &str = "ROLLBACK";
+
+/// A closure with the way back to whoever waits for it.
+struct Job<F, T, E> {
+    act: F,
+    sender: oneshot::Sender<Result<T, E>>,
+}
+
+/// A [`Job`] of any type.
+trait Queued: Send {
+    fn run(self: Box<Self>, tx: &mut Tx) -> BoxFuture<'_, Done>;
+    fn refuse(self: Box<Self>, error: DbError);
+}
+
+/// What a closure left behind: whether it went well, and how to tell whoever waits.
+struct Done {
+    is_ok: bool,
+    answer: Box<dyn FnOnce(Result<(), DbError>) + Send>,
+}
+
+impl<F, T, E> Queued for Job<F, T, E>
+where
+    F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
+    T: Send + 'static,
+    E: From<DbError> + Send + 'static,
+{
+    fn run(self: Box<Self>, tx: &mut Tx) -> BoxFuture<'_, Done> {
+        Box::pin(async move {
+            let Self { act, sender } = *self;
+            let acted = AssertUnwindSafe(async { act(tx).await })
+                .catch_unwind()
+                .await;
+            let result = acted.unwrap_or_else(|_| {
+                panics::count();
+                Err(E::from(DbError::Panicked))
+            });
+            Done {
+                is_ok: result.is_ok(),
+                // Whoever asked may be gone; what is written stays written.
+                answer: Box::new(move |committed| {
+                    drop(sender.send(match committed {
+                        Ok(()) => result,
+                        Err(error) => result.and(Err(E::from(error))),
+                    }));
+                }),
+            }
+        })
+    }
+
+    fn refuse(self: Box<Self>, error: DbError) {
+        drop(self.sender.send(Err(E::from(error))));
+    }
+}
+
+/// The way to the writer.
+#[derive(Clone)]
+pub(super) struct Writer(mpsc::Sender<Box<dyn Queued>>);
+
+impl Writer {
+    /// Starts the writer. It ends, and closes its connection, when the last way to it is gone.
+    pub(super) fn start(tx: Tx, memory: Memory) -> (Self, tokio::task::JoinHandle<()>) {
+        let (sender, receiver) = mpsc::channel(QUEUE_MAX);
+        (Self(sender), tokio::spawn(work(tx, receiver, memory)))
+    }
+
+    /// Runs a closure inside a transaction and answers once it is durable.
+    pub(super) async fn write<T, E, F>(&self, act: F) -> Result<T, E>
+    where
+        F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+        E: From<DbError> + Send + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        let job = Box::new(Job { act, sender });
+        if self.0.send(job).await.is_err() {
+            return Err(E::from(DbError::Closed));
+        }
+        receiver
+            .await
+            .unwrap_or_else(|_| Err(E::from(DbError::Closed)))
+    }
+}
+
+async fn work(mut tx: Tx, mut queue: mpsc::Receiver<Box<dyn Queued>>, memory: Memory) {
+    while let Some(first) = queue.recv().await {
+        if let Err(error) = tx.run(BEGIN, Vec::new()).await {
+            drop(tx.run(ROLLBACK, Vec::new()).await);
+            first.refuse(error);
+            continue;
+        }
+        let mut done = Vec::new();
+        let committed = batch(&mut tx, first, &mut queue, &mut done).await;
+        if committed.is_err() {
+            // A number that was handed out in a transaction that is undone may come again.
+            memory.forget();
+            drop(tx.run(ROLLBACK, Vec::new()).await);
+        }
+        for one in done {
+            (one.answer)(committed.as_ref().map(drop).map_err(DbError::again));
+        }
+    }
+    tx.close().await;
+}
+
+async fn batch(
+    tx: &mut Tx,
+    first: Box<dyn Queued>,
+    queue: &mut mpsc::Receiver<Box<dyn Queued>>,
+    done: &mut Vec<Done>,
+) -> Result<(), DbError> {
+    let mut next = Some(first);
+    while let Some(job) = next {
+        let one = job.run(tx).await;
+        let is_ok = one.is_ok;
+        done.push(one);
+        // The database undoes the whole transaction at once when its disk is full, and then has no
+        // savepoint either: that is why, and not the missing savepoint.
+        let was_full = tx.take_full();
+        let why = |error| if was_full { DbError::Full } else { error };
+        let has_more = done.len() < BATCH_MAX && !queue.is_empty();
+        if !is_ok {
+            tx.run(UNDO_ONE, Vec::new()).await.map_err(why)?;
+        } else if has_more {
+            tx.run(NEXT, Vec::new()).await.map_err(why)?;
+        }
+        // Taken last: who is taken is answered, whatever went wrong before.
+        next = match has_more {
+            true => queue.try_recv().ok(),
+            false => None,
+        };
+    }
+    tx.run(COMMIT, Vec::new()).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::db::Db;
+    use crate::server::db::tx::args;
+
+    const PUT: &str = "INSERT INTO fact (name, value) VALUES ($1, hex(zeroblob($2)))";
+
+    async fn put(db: &Db, name: &'static str, bytes: i64) -> Result<(), DbError> {
+        db.write(move |tx| Box::pin(async move { tx.run(PUT, args![name, bytes]).await.map(drop) }))
+            .await
+    }
+
+    /// Lets the database grow to so many pages, or no more.
+    async fn grow_to(db: &Db, sql: &'static str) {
+        let set = db.write(move |tx| Box::pin(tx.run(sql, Vec::new())));
+        set.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_told_to_all_of_its_transaction_and_to_nobody_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::open(&folder.path().join("waft.db")).await.unwrap();
+        grow_to(&db, "PRAGMA max_page_count = 1").await;
+        // Queued together: the first two share a transaction, and the third is not taken into it.
+        let (small, large, later) = tokio::join!(
+            put(&db, "small", 1),
+            put(&db, "large", 1_000_000),
+            put(&db, "later", 1),
+        );
+        assert!(matches!(small, Err(DbError::Full)), "{small:?}");
+        assert!(matches!(large, Err(DbError::Full)), "{large:?}");
+        later.unwrap();
+        grow_to(&db, "PRAGMA max_page_count = 100000").await;
+        put(&db, "small", 1).await.unwrap();
+        put(&db, "large", 1_000_000).await.unwrap();
+    }
+}

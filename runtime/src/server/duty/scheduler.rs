@@ -1,0 +1,215 @@
+//! The scheduler: keeps the next ten runs of every active schedule made.
+//!
+//! Each (flow, clock, nominal instant) makes one run, by a unique index; so the scheduler may run as
+//! often and in as many servers as it likes.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{note, rest};
+use crate::model::id::FlowRunId;
+use crate::model::limit::RUN_WALL_MS;
+use crate::model::parameter;
+use crate::model::schedule::{Schedule, Tick};
+use crate::model::state::Event;
+use crate::server::app::App;
+use crate::server::db::flow_run::{self, Move, New};
+use crate::server::db::memory::{Memory, Version};
+use crate::server::db::schedule::{self, Due};
+use crate::server::db::tx::Tx;
+use crate::server::db::{DbError, flow_version};
+
+/// How many runs are made ahead.
+const AHEAD: usize = 10;
+/// Schedules looked at in one go.
+const BATCH: u32 = 200;
+/// The longest rest: another server, or the wall clock, may have changed something.
+const REST_MAX: Duration = Duration::from_secs(10);
+/// A schedule that is looked at so late was missed: no server was up.
+const MISSED: SignedDuration = SignedDuration::from_secs(30);
+/// How long it waits before it tries a schedule again that could not be filled.
+const AGAIN: SignedDuration = SignedDuration::from_secs(1);
+
+/// Schedules until the server goes down.
+pub(super) async fn keep(app: App) {
+    loop {
+        let next = note("scheduler", schedule_all(&app).await).flatten();
+        let time = match next {
+            Some(at) => {
+                let left = at.duration_since(app.clock.now());
+                Duration::try_from(left).unwrap_or_default()
+            }
+            None => REST_MAX,
+        };
+        // Never without a breath, or a schedule that fails would be tried in a tight loop.
+        let time = time.clamp(Duration::from_millis(10), REST_MAX);
+        if !rest(&app, time, app.schedules.notified()).await {
+            return;
+        }
+    }
+}
+
+/// Fills up every schedule whose next run is due; answers when to look again.
+///
+/// One that cannot be filled is written down and left as it is: it stands in nobody's way, and none
+/// of its instants is forgotten.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn schedule_all(app: &App) -> Result<Option<Timestamp>, DbError> {
+    let mut failed = BTreeSet::new();
+    loop {
+        let now = app.clock.now();
+        let mut reader = app.db.reader().await?;
+        let limit = BATCH + failed.len() as u32;
+        let mut due = schedule::due(&mut reader, now, limit).await?;
+        due.retain(|one| !failed.contains(&one.flow_id));
+        if due.is_empty() {
+            return match failed.is_empty() {
+                true => schedule::next(&mut reader).await,
+                false => Ok(now.checked_add(AGAIN).ok()),
+            };
+        }
+        drop(reader);
+        for one in due {
+            let memory = app.db.memory.clone();
+            let made = app
+                .db
+                .write(move |tx| Box::pin(async move { fill(tx, &memory, one, now).await }))
+                .await;
+            let Some(made) = note("scheduler", made) else {
+                failed.insert(one.flow_id);
+                continue;
+            };
+            for (requirement_id, at) in made {
+                app.announce(requirement_id, at, 1).await?;
+            }
+        }
+    }
+}
+
+/// Makes the runs ahead of one schedule, and deals with those that were missed; answers with the
+/// requirement and due time of each run that it made.
+async fn fill(
+    tx: &mut Tx,
+    memory: &Memory,
+    due: Due,
+    now: Timestamp,
+) -> Result<Vec<(i64, Timestamp)>, DbError> {
+    let version = memory.version(tx, due.flow_version_id).await?;
+    let version = version.ok_or(DbError::Raced)?;
+    let Some(rule) = &version.definition.schedule else {
+        schedule::deactivate(tx, due.flow_id).await?;
+        return Ok(Vec::new());
+    };
+    let ahead = rule.next_after(now, AHEAD);
+    let mut wanted = Vec::new();
+    if now.duration_since(due.refill_at) > MISSED {
+        let newest = newest_missed(rule, due.refill_at, now);
+        leave_out_missed(tx, due, newest.as_ref(), now).await?;
+        wanted.extend(newest);
+    } else {
+        // What became due after that one, in case so many were not made ahead.
+        let since = rule.next_after(due.refill_at, AHEAD);
+        wanted.extend(since.into_iter().filter(|tick| tick.at <= now));
+    }
+    wanted.extend(ahead.iter().cloned());
+    let requirement_id = flow_version::requirement_id(tx, version.id).await?;
+    let mut made = Vec::new();
+    for tick in wanted {
+        let at = tick.at;
+        if make(tx, &version, tick, now).await? {
+            made.push((requirement_id, at));
+        }
+    }
+    let next = ahead.first().map(|tick| tick.at);
+    schedule::set_refill(tx, due.flow_id, next).await?;
+    Ok(made)
+}
+
+/// Makes the run of an instant; answers whether there was none.
+pub(crate) async fn make(
+    tx: &mut Tx,
+    version: &Version,
+    tick: Tick,
+    now: Timestamp,
+) -> Result<bool, DbError> {
+    let rule = version.definition.schedule.as_ref();
+    let mut clocks = rule.into_iter().flat_map(|rule| &rule.clocks);
+    let Some(clock) = clocks.find(|clock| clock.name == tick.clock) else {
+        return Ok(false);
+    };
+    // A registration binds them too, so what does not fit is a definition from before a rule.
+    let Ok(parameters) = parameter::bind(&version.definition.parameters, &clock.parameters) else {
+        return Ok(false);
+    };
+    let new = New {
+        id: FlowRunId::at(now.as_microsecond(), rand::random()),
+        flow_id: version.flow_id,
+        flow_version_id: version.id,
+        requirement_id: None,
+        parameters,
+        priority: 0,
+        created_at: now,
+        scheduled_at: tick.at,
+        timeout_ms: RUN_WALL_MS,
+        clock: Some((tick.clock, tick.at)),
+        idempotency: None,
+        by: "server".to_owned(),
+    };
+    flow_run::add(tx, &new).await
+}
+
+/// Finds the newest instant that passed while no server was up.
+///
+/// Years of a schedule that ticks each second are not walked through: when there are too many
+/// instants the search begins anew an hour ago.
+fn newest_missed(rule: &Schedule, from: Timestamp, now: Timestamp) -> Option<Tick> {
+    const STEP: usize = 1_000;
+    const STEPS: usize = 20;
+    let hour_ago = now
+        .saturating_sub(SignedDuration::from_hours(1))
+        .unwrap_or(from);
+    for start in [from, hour_ago.max(from)] {
+        let mut newest: Option<Tick> = None;
+        let before = start.saturating_sub(SignedDuration::from_micros(1));
+        let mut at = before.unwrap_or(start);
+        for _ in 0..STEPS {
+            let ticks = rule.next_after(at, STEP);
+            let passed = ticks.partition_point(|tick| tick.at <= now);
+            newest = ticks[..passed].last().cloned().or(newest);
+            if passed < STEP {
+                return newest;
+            }
+            at = ticks[passed - 1].at;
+        }
+    }
+    None
+}
+
+/// Cancels the runs for instants that were missed, but the newest, as the catch-up rule says.
+async fn leave_out_missed(
+    tx: &mut Tx,
+    due: Due,
+    newest: Option<&Tick>,
+    now: Timestamp,
+) -> Result<(), DbError> {
+    let newest = newest.map(|tick| tick.at);
+    let passed = schedule::passed(tx, due.flow_id, now).await?;
+    let older = passed.into_iter().filter(|(_, at)| Some(*at) != newest);
+    let mut runs = flow_run::read(tx, older.map(|(id, _)| id)).await?;
+    for run in &mut runs {
+        let cancel = Move {
+            event: Event::Cancel,
+            message: "missed while no server was up; only the newest is made up for",
+            code: None,
+            at: now,
+            by: "server",
+        };
+        run.step(&cancel).map_err(|_| DbError::Raced)?;
+    }
+    flow_run::apply(tx, runs).await
+}

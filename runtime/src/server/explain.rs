@@ -1,0 +1,179 @@
+//! Why a run is where it is.
+//!
+//! The answer for a run that waits comes from the function that decides claims,
+//! `Requirement::missing_from`, asked for each agent.
+
+use super::app::App;
+use super::db::agent;
+use super::db::flow_run::Found;
+use super::db::realm::Realm;
+use super::db::tx::Tx;
+use super::error::Answer;
+use crate::model::requirement::{Missing, Requirement};
+use crate::model::state::State;
+use crate::wire::{AgentLack, Explanation, FlowRun};
+
+/// Most agents that are looked at.
+const AGENTS_MAX: u32 = 100;
+
+/// Explains a run.
+///
+/// # Errors
+///
+/// The database's.
+pub(super) async fn explain(
+    app: &App,
+    tx: &mut Tx,
+    realm: &Realm,
+    found: &Found,
+) -> Answer<Explanation> {
+    let run = &found.flow_run;
+    let mut explanation = Explanation {
+        flow_run_id: run.id,
+        state: run.state,
+        summary: standing(run),
+        agents: Vec::new(),
+        hints: Vec::new(),
+    };
+    if run.state != State::Scheduled {
+        return Ok(explanation);
+    }
+    let required = app.db.memory.requirement(tx, found.requirement_id).await?;
+    explanation.agents = lacks(app, tx, realm, found.requirement_id, &required).await?;
+    let now = app.clock.now();
+    match run.scheduled_at > now {
+        true => explanation.summary = format!("it is due at {}", run.scheduled_at),
+        false => weigh(&mut explanation),
+    }
+    Ok(explanation)
+}
+
+fn standing(run: &FlowRun) -> String {
+    let agent = run.agent.as_deref().unwrap_or("an agent");
+    let message = match run.message.as_str() {
+        "" => String::new(),
+        message => format!(": {message}"),
+    };
+    match run.state {
+        State::Claimed => format!("the agent `{agent}` has it and fetches or compiles it{message}"),
+        State::Running => format!("the agent `{agent}` runs it{message}"),
+        State::Cancelling => format!("a stop was asked for; the agent `{agent}` is to stop it"),
+        State::Queued => format!("it waits for a slot{message}"),
+        State::Paused => format!("it waits for a person{message}"),
+        state if state.is_over() => format!("it is over, {state}{message}"),
+        state => format!("it is {state}{message}"),
+    }
+}
+
+/// Finds out what each agent lacks.
+async fn lacks(
+    app: &App,
+    tx: &mut Tx,
+    realm: &Realm,
+    requirement_id: i64,
+    required: &Requirement,
+) -> Answer<Vec<AgentLack>> {
+    let now = app.clock.monotonic();
+    let kept = agent::list(tx, AGENTS_MAX).await?;
+    let is_seen = |kept: &agent::Kept| *realm == Realm::All || kept.realm == realm.word();
+    let lack = |kept: agent::Kept| {
+        let session = app.sessions.get(kept.session_id);
+        let is_polling = session.as_ref().is_some_and(|one| one.is_polling(now));
+        let free_slots = session.as_ref().map_or(0, |one| one.free_slots());
+        let missing = required.missing_from(&kept.offer);
+        let mut words: Vec<String> = missing.iter().map(Missing::to_string).collect();
+        if session
+            .as_ref()
+            .is_some_and(|one| one.shuns(requirement_id, now))
+        {
+            words.push("has declined it a moment ago".to_owned());
+        }
+        if missing.is_empty() && is_polling && free_slots == 0 {
+            words.push("has no free slot".to_owned());
+        }
+        if !is_polling {
+            words.push("does not poll".to_owned());
+        }
+        AgentLack {
+            agent: kept.name,
+            is_polling,
+            free_slots,
+            missing,
+            words,
+        }
+    };
+    Ok(kept.into_iter().filter(is_seen).map(lack).collect())
+}
+
+/// Says in one sentence what holds a due run up, and what would help.
+fn weigh(explanation: &mut Explanation) {
+    let agents = &explanation.agents;
+    let polling: Vec<&AgentLack> = agents.iter().filter(|agent| agent.is_polling).collect();
+    let (summary, hint) = if polling.is_empty() {
+        let summary = match agents.len() {
+            0 => "no agent was ever started".to_owned(),
+            1 => format!("no agent polls; `{}` did", agents[0].agent),
+            count => format!("no agent polls; {count} did"),
+        };
+        (summary, Some("waft agent start".to_owned()))
+    } else if polling.iter().any(|agent| agent.words.is_empty()) {
+        ("an agent can take it and is about to".to_owned(), None)
+    } else if let Some(agent) = polling.iter().find(|agent| agent.missing.is_empty()) {
+        let summary = format!("the agent `{}` {}", agent.agent, agent.words.join(" and "));
+        (
+            summary,
+            Some("waft agent start --limit N with more slots, or another agent".to_owned()),
+        )
+    } else {
+        let nearest = polling.iter().min_by_key(|agent| agent.missing.len());
+        let lacking = nearest.map_or(String::new(), |agent| sentence(agent, &polling));
+        (lacking, nearest.and_then(|agent| hint(agent)))
+    };
+    explanation.summary = summary;
+    explanation.hints = hint.into_iter().collect();
+}
+
+/// Says what is missing: of every agent if all lack the same, else of the nearest.
+fn sentence(nearest: &AgentLack, polling: &[&AgentLack]) -> String {
+    let first = &nearest.missing[0];
+    if polling.iter().all(|agent| agent.missing.contains(first)) {
+        let what = match first {
+            Missing::Project(project) => format!("no agent runs code of the project `{project}`"),
+            Missing::Label(label) => format!("no agent offers the label `{label}`"),
+            Missing::Grant(flag) => format!("no agent allows what needs `{flag}`"),
+            Missing::Limit(limit) => format!("no agent has so high a ceiling: {limit}"),
+            Missing::Ability(ability) => format!("no agent is able to `{ability}`"),
+            Missing::Root(root) => format!("no agent can fetch from the storage `{root}`"),
+            Missing::Results(root) => format!("no agent can read the results in `{root}`"),
+        };
+        return format!("{what}; {} polling", count(polling.len()));
+    }
+    format!(
+        "no agent has all it needs; the nearest, `{}`, {}; {} polling",
+        nearest.agent,
+        nearest.words.join(" and "),
+        count(polling.len())
+    )
+}
+
+fn count(agents: usize) -> String {
+    match agents {
+        1 => "1 agent is".to_owned(),
+        count => format!("{count} agents are"),
+    }
+}
+
+fn hint(agent: &AgentLack) -> Option<String> {
+    let flags: Vec<String> = agent
+        .missing
+        .iter()
+        .filter_map(|missing| match missing {
+            Missing::Project(project) => Some(format!("--project {project}")),
+            Missing::Label(label) => Some(format!("--label {label}")),
+            Missing::Grant(flag) => Some(flag.clone()),
+            Missing::Root(root) | Missing::Results(root) => Some(format!("--root {root}")),
+            Missing::Limit(_) | Missing::Ability(_) => None,
+        })
+        .collect();
+    (!flags.is_empty()).then(|| format!("start one with it: waft agent start {}", flags.join(" ")))
+}

@@ -1,0 +1,219 @@
+//! The server: keeps flows and runs, hands runs to agents, and answers the API.
+//!
+//! It sees names, graphs, schemas, parameters, states, logs and where results are; never code,
+//! values between tasks, or secrets. `api` answers requests, `duty` does what nobody asks for, `db`
+//! keeps everything; what is between them (sessions, waiting polls, turns) lies beside.
+
+pub mod access;
+pub mod api;
+pub mod app;
+mod changes;
+mod claim;
+pub mod db;
+pub mod duty;
+pub mod error;
+mod explain;
+mod extract;
+mod host;
+mod listener;
+pub mod page;
+pub mod panics;
+pub mod registration;
+pub mod session;
+mod turn;
+mod waiting;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::clock::Clock;
+use crate::model::id::TokenId;
+use crate::wire::Scope;
+use app::App;
+use db::realm::Realm;
+use db::tx::Tx;
+use db::{Db, DbError, fact, token};
+use error::{ApiError, Code};
+
+/// What a server is started with.
+#[derive(Clone, Debug)]
+pub struct ServerSettings {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The database file; made if it is not there.
+    pub db: PathBuf,
+    /// How long a lease lasts from its claim or renewal.
+    pub lease: Duration,
+    /// Names, beside `localhost` and addresses, by which the server may be called (the `Host` header).
+    pub hosts: Vec<String>,
+    /// The clock.
+    pub clock: Clock,
+}
+
+/// A server that is up.
+pub struct Running {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// The first token, if this database was made just now.
+    pub first_token: Option<String>,
+    /// The routes, for whoever wants to call them without the port.
+    pub router: Router,
+    /// What the server consists of, for tests that run a duty by hand.
+    pub app: App,
+    listening: tokio::task::JoinHandle<()>,
+    duties: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running")
+            .field("addr", &self.addr)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Running {
+    /// Returns a link that logs a browser in, once.
+    #[must_use]
+    pub fn login_link(&self) -> String {
+        let code = self.app.login_code();
+        format!("http://{}/login?code={code}", self.addr)
+    }
+
+    /// Answers whoever waits, finishes what is under way, and closes the database.
+    pub async fn shutdown(self) {
+        self.app.closing.send_replace(true);
+        drop(self.listening.await);
+        for duty in self.duties {
+            drop(duty.await);
+        }
+        let db = self.app.db.clone();
+        drop((self.router, self.app));
+        db.close().await;
+    }
+}
+
+/// Starts a server: opens and migrates the database, listens, and begins its duties.
+///
+/// # Errors
+///
+/// Fails if the database cannot be used or the address cannot be listened on.
+pub async fn start(settings: ServerSettings) -> anyhow::Result<Running> {
+    // The port first: a second server on the same files must not touch them.
+    let listener = listener::open(settings.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", settings.listen))?;
+    let addr = listener.local_addr().context("the port has no address")?;
+    let (app, first_token) = open(&settings).await?;
+    let router = router(&app);
+    let closing = app.closing.subscribe();
+    let listening = tokio::spawn(listener::serve(listener, router.clone(), closing));
+    let duties = duty::start(&app);
+    Ok(Running {
+        addr,
+        first_token,
+        router,
+        app,
+        listening,
+        duties,
+    })
+}
+
+/// Opens a server without a port and without duties: what [`start`] begins with, and a test has in
+/// hand. Answers with the first token if this database was made just now.
+///
+/// # Errors
+///
+/// Fails if the database cannot be used.
+pub async fn open(settings: &ServerSettings) -> Result<(App, Option<String>), DbError> {
+    let db = Db::open(&settings.db).await?;
+    let clock = settings.clock.clone();
+    let first_token = make_first_token(&db, &clock).await?;
+    let app = App::new(db, clock, settings.lease, settings.hosts.clone());
+    // Nobody could renew while the server was away, so no lease ends before it had its full length.
+    duty::rescuer::extend(&app).await?;
+    Ok((app, first_token))
+}
+
+/// Makes a token that may do everything, in a database that a server may be using now.
+///
+/// # Errors
+///
+/// Fails if the database cannot be used.
+pub async fn make_token(db: PathBuf, clock: Clock) -> anyhow::Result<String> {
+    let db = Db::open(&db).await?;
+    let name = format!("made-{}", hex::encode(rand::random::<[u8; 4]>()));
+    let text = db
+        .write(move |tx| Box::pin(async move { add_token(tx, &name, &clock).await }))
+        .await
+        .map_err(|error: DbError| error)?;
+    db.close().await;
+    Ok(text)
+}
+
+/// Makes the first token of a database, once in its life.
+async fn make_first_token(db: &Db, clock: &Clock) -> Result<Option<String>, DbError> {
+    let clock = clock.clone();
+    db.write(move |tx| {
+        Box::pin(async move {
+            match fact::establish(tx, fact::FIRST_TOKEN_MADE).await? {
+                true => add_token(tx, "first", &clock).await.map(Some),
+                false => Ok(None),
+            }
+        })
+    })
+    .await
+}
+
+async fn add_token(tx: &mut Tx, name: &str, clock: &Clock) -> Result<String, DbError> {
+    let now = clock.now();
+    let id = TokenId::at(now.as_microsecond(), rand::random());
+    let text = access::text_of(id, rand::random());
+    let kept = token::Kept {
+        id,
+        name: name.to_owned(),
+        hash: access::hash_of(&text),
+        scope: Scope::User,
+        realm: Realm::All,
+        created_at: now,
+        used_at: None,
+    };
+    match token::add(tx, &kept).await? {
+        true => Ok(text),
+        false => Err(DbError::Raced),
+    }
+}
+
+/// Makes the routes of a server: the API, its document, the page.
+pub fn router(app: &App) -> Router {
+    let (api, document) = api::routes();
+    let document = axum::Json(document);
+    Router::new()
+        .merge(api)
+        .merge(page::routes())
+        .route(
+            "/api/openapi.json",
+            get(move |_: access::Access| std::future::ready(document)),
+        )
+        .fallback(api::unknown_route)
+        .method_not_allowed_fallback(api::wrong_method)
+        .layer(axum::middleware::from_fn_with_state(
+            app.clone(),
+            host::check,
+        ))
+        .layer(CatchPanicLayer::custom(panicked))
+        .with_state(app.clone())
+}
+
+fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
+    panics::count();
+    tracing::error!("a bug: a request panicked");
+    ApiError::new(Code::Internal, "the server could not do it: a bug of waft").into_response()
+}

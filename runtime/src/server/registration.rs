@@ -1,0 +1,159 @@
+//! Registering a version of a flow, in one transaction.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use super::db::flow_version::{self, Version};
+use super::db::memory::Memory;
+use super::db::tx::Tx;
+use super::db::{DbError, flow, location, requirement, schedule};
+use super::duty::scheduler;
+use crate::model::flow::Definition;
+use crate::model::id::{FlowId, FlowVersionId};
+use crate::model::schedule::Tick;
+use crate::wire::{Project, Registered, Registration};
+
+/// Registers a version of a flow in a project.
+///
+/// The same artifact, definition and labels as the current version make no new one; only a place
+/// where the bytes lie may be added. Otherwise the new version follows the current one: runs that
+/// clocks made and nobody has claimed are made again for it, runs made by hand keep what they were
+/// pinned to.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn register(
+    tx: &mut Tx,
+    memory: &Memory,
+    project: &Project,
+    asked: Registration,
+    now: Timestamp,
+) -> Result<Registered, DbError> {
+    location::add(tx, project.id, asked.artifact, &asked.location).await?;
+    let before = flow::in_project(tx, project.id, &asked.definition.name).await?;
+    let current = match &before {
+        Some(before) => memory.version(tx, before.flow_version_id).await?,
+        None => None,
+    };
+    let hash = asked.definition.hash();
+    let same = current.as_ref().filter(|own| {
+        own.artifact == asked.artifact && own.definition_hash == hash && own.labels == asked.labels
+    });
+    if let (Some(version), Some(before)) = (same, &before) {
+        refresh_places(tx, version).await?;
+        if before.is_archived {
+            flow::follow(tx, before.id, version.id).await?;
+            set_schedule(tx, version, now).await?;
+        }
+        return Ok(registered(version, false, Vec::new()));
+    }
+    let added = match &current {
+        Some(own) => added_grants(&asked.definition, &own.definition),
+        None => Vec::new(),
+    };
+    let ids = (
+        FlowId::at(now.as_microsecond(), rand::random()),
+        FlowVersionId::at(now.as_microsecond(), rand::random()),
+    );
+    let names = asked.definition.tasks.iter().map(|task| task.name.clone());
+    let version = Version {
+        id: ids.1,
+        flow_id: before.as_ref().map_or(ids.0, |before| before.id),
+        project_id: project.id,
+        flow: asked.definition.name.clone(),
+        project: project.name.clone(),
+        version: current.as_ref().map_or(1, |own| own.version + 1),
+        artifact: asked.artifact,
+        artifact_size: asked.artifact_size,
+        definition_hash: hash,
+        labels: asked.labels,
+        places: names.zip(0..).collect(),
+        definition: asked.definition,
+    };
+    add(tx, &version, before.is_some(), asked.is_paused, now).await?;
+    Ok(registered(&version, true, added))
+}
+
+async fn add(
+    tx: &mut Tx,
+    version: &Version,
+    is_known: bool,
+    is_paused: bool,
+    now: Timestamp,
+) -> Result<(), DbError> {
+    let roots = roots(tx, version).await?;
+    let needed = version.requirement(&crate::model::label::Labels::default(), roots);
+    let requirement_id = requirement::intern(tx, &needed).await?;
+    let (flow_id, id) = (version.flow_id, version.id);
+    if !is_known {
+        flow::add(
+            tx,
+            flow_id,
+            version.project_id,
+            &version.flow,
+            id,
+            is_paused,
+            now,
+        )
+        .await?;
+    }
+    let new = flow_version::New {
+        version,
+        requirement_id,
+        at: now,
+    };
+    flow_version::add(tx, &new).await?;
+    flow::follow(tx, flow_id, id).await?;
+    flow_version::archive_others(tx, flow_id, id, now).await?;
+    schedule::delete_ahead(tx, flow_id, now).await?;
+    for (clock, at) in schedule::take_passed(tx, flow_id, now).await? {
+        scheduler::make(tx, version, Tick { at, clock }, now).await?;
+    }
+    set_schedule(tx, version, now).await
+}
+
+/// Lets the scheduler look at the flow, or not.
+async fn set_schedule(tx: &mut Tx, version: &Version, now: Timestamp) -> Result<(), DbError> {
+    let is_paused = flow::is_paused(tx, version.flow_id).await?;
+    match version.definition.schedule.is_some() && !is_paused {
+        true => schedule::activate(tx, version.flow_id, now).await,
+        false => schedule::deactivate(tx, version.flow_id).await,
+    }
+}
+
+async fn roots(tx: &mut Tx, version: &Version) -> Result<BTreeSet<String>, DbError> {
+    let places = location::list(tx, version.project_id, version.artifact).await?;
+    Ok(places.into_iter().map(|place| place.root).collect())
+}
+
+/// Lets runs of a version be fetched from every place where its artifact lies by now.
+async fn refresh_places(tx: &mut Tx, version: &Version) -> Result<(), DbError> {
+    let old = flow_version::requirement_id(tx, version.id).await?;
+    let roots = roots(tx, version).await?;
+    let needed = version.requirement(&crate::model::label::Labels::default(), roots);
+    let new = requirement::intern(tx, &needed).await?;
+    match new == old {
+        true => Ok(()),
+        false => flow_version::change_requirement(tx, version.id, old, new).await,
+    }
+}
+
+/// Lists what a definition asks for beyond another.
+fn added_grants(new: &Definition, old: &Definition) -> Vec<String> {
+    let lines = |definition: &Definition| -> BTreeSet<String> {
+        definition.needs().grants.lines().into_iter().collect()
+    };
+    lines(new).difference(&lines(old)).cloned().collect()
+}
+
+const fn registered(version: &Version, is_new: bool, added_grants: Vec<String>) -> Registered {
+    Registered {
+        flow_id: version.flow_id,
+        flow_version_id: version.id,
+        version: version.version,
+        is_new,
+        added_grants,
+    }
+}

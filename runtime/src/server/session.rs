@@ -1,0 +1,275 @@
+//! Sessions of agents: who offers what, as long as the agent is up.
+//!
+//! An agent is known by realm, name and host; its newest session is the one that counts. Which
+//! requirements a session satisfies is decided once for each and remembered here.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::access::Access;
+use super::app::App;
+use super::changes::Bells;
+use super::db::agent;
+use super::db::memory::Memory;
+use super::error::{ApiError, Code};
+use crate::clock::Monotonic;
+use crate::model::id::{AgentId, SessionId};
+use crate::model::requirement::{Offer, Requirement};
+
+/// How long a requirement is not offered to an agent that has just declined a run with it.
+const SHUNNED: Duration = Duration::from_secs(60);
+/// How long an agent counts as polling after its last call ended: it is between two calls.
+const BETWEEN_CALLS: Duration = Duration::from_secs(5);
+/// How often it is written down that an agent was heard of.
+const SEEN_EVERY: Duration = Duration::from_secs(30);
+
+/// One stay of an agent with this server.
+pub struct Session {
+    /// Its id.
+    pub id: SessionId,
+    /// The agent.
+    pub agent_id: AgentId,
+    /// The agent's name.
+    pub name: String,
+    /// What it offers, cut to what its token is bound to.
+    pub offer: Offer,
+    realm: String,
+    is_replaced: AtomicBool,
+    memory: Memory,
+    numbered: Mutex<Numbered>,
+    open_calls: AtomicU32,
+    free_slots: AtomicU32,
+    heard: Mutex<Heard>,
+}
+
+/// What is known of requirements by their numbers, which hold until a transaction is undone.
+#[derive(Default)]
+struct Numbered {
+    undone: u64,
+    satisfied: HashMap<i64, bool>,
+    shunned: HashMap<i64, Monotonic>,
+}
+
+#[derive(Clone, Copy)]
+struct Heard {
+    last: Monotonic,
+    written: Option<Monotonic>,
+}
+
+/// Every session that was used since this server started.
+#[derive(Default)]
+pub(super) struct Sessions {
+    all: Mutex<HashMap<SessionId, Arc<Session>>>,
+    /// Agents that listen for orders.
+    pub(super) listening: Bells<AgentId>,
+}
+
+/// Counts a call of an agent as open, until it is dropped.
+pub(super) struct OpenCall(Arc<Session>, App);
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        self.0.open_calls.fetch_sub(1, Ordering::Relaxed);
+        self.0.hear(self.1.clock.monotonic());
+    }
+}
+
+impl Session {
+    fn new(kept: agent::Kept, memory: Memory, now: Monotonic) -> Self {
+        Self {
+            id: kept.session_id,
+            agent_id: kept.id,
+            name: kept.name,
+            offer: kept.offer,
+            realm: kept.realm,
+            is_replaced: AtomicBool::new(false),
+            memory,
+            numbered: Mutex::default(),
+            open_calls: AtomicU32::new(0),
+            free_slots: AtomicU32::new(0),
+            heard: Mutex::new(Heard {
+                last: now,
+                written: None,
+            }),
+        }
+    }
+
+    /// Tells whether the agent may take runs with this requirement.
+    pub fn satisfies(&self, id: i64, requirement: &Requirement) -> bool {
+        *self
+            .numbered()
+            .satisfied
+            .entry(id)
+            .or_insert_with(|| requirement.missing_from(&self.offer).is_empty())
+    }
+
+    /// Returns what is known of it without the requirement itself.
+    pub(super) fn is_known_to_satisfy(&self, id: i64) -> Option<bool> {
+        self.numbered().satisfied.get(&id).copied()
+    }
+
+    /// Notes that the agent has declined a run: it is not offered the like for a minute.
+    pub(super) fn shun(&self, id: i64, now: Monotonic) {
+        self.numbered().shunned.insert(id, now);
+    }
+
+    /// Tells whether the agent has declined such a run a moment ago.
+    pub(super) fn shuns(&self, id: i64, now: Monotonic) -> bool {
+        let numbered = self.numbered();
+        let at = numbered.shunned.get(&id);
+        at.is_some_and(|at| now.since(*at) < SHUNNED)
+    }
+
+    fn numbered(&self) -> MutexGuard<'_, Numbered> {
+        let mut numbered = self.numbered.lock().unwrap_or_else(PoisonError::into_inner);
+        let undone = self.memory.undone();
+        if numbered.undone != undone {
+            *numbered = Numbered {
+                undone,
+                ..Numbered::default()
+            };
+        }
+        numbered
+    }
+
+    pub(super) fn is_replaced(&self) -> bool {
+        self.is_replaced.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_free_slots(&self, count: u32) {
+        self.free_slots.store(count, Ordering::Relaxed);
+    }
+
+    /// Returns how many runs it could take at its last poll.
+    pub(super) fn free_slots(&self) -> u32 {
+        self.free_slots.load(Ordering::Relaxed)
+    }
+
+    /// Tells whether a call of the agent is open, or ended a moment ago.
+    pub(super) fn is_polling(&self, now: Monotonic) -> bool {
+        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        !self.is_replaced()
+            && (self.open_calls.load(Ordering::Relaxed) > 0
+                || now.since(heard.last) < BETWEEN_CALLS)
+    }
+
+    fn hear(&self, now: Monotonic) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.last = now;
+    }
+
+    /// Answers whether it is time to write down that the agent was heard of.
+    fn is_to_be_noted(&self, now: Monotonic) -> bool {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.last = now;
+        if heard.written.is_some_and(|at| now.since(at) < SEEN_EVERY) {
+            return false;
+        }
+        heard.written = Some(now);
+        true
+    }
+}
+
+impl Sessions {
+    pub(super) fn get(&self, id: SessionId) -> Option<Arc<Session>> {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(&id).cloned()
+    }
+
+    fn put(&self, session: Session) -> Arc<Session> {
+        let session = Arc::new(session);
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, other| {
+            let is_older = other.agent_id == session.agent_id && other.id != session.id;
+            if is_older {
+                other.is_replaced.store(true, Ordering::Relaxed);
+            }
+            !is_older
+        });
+        all.entry(session.id).or_insert(session).clone()
+    }
+}
+
+impl App {
+    /// Finds the session that an agent names, and takes note of the agent.
+    ///
+    /// # Errors
+    ///
+    /// `session-unknown` if it is not the agent's newest, or another token's.
+    pub(super) async fn session(
+        &self,
+        access: &Access,
+        id: SessionId,
+    ) -> Result<Arc<Session>, ApiError> {
+        let unknown = || {
+            ApiError::new(
+                Code::SessionUnknown,
+                "the session is unknown, or the agent has opened a newer one",
+            )
+        };
+        let now = self.clock.monotonic();
+        let session = match self.sessions.get(id) {
+            Some(session) => session,
+            None => {
+                let mut reader = self.db.reader().await?;
+                let kept = agent::of_session(&mut reader, id).await?;
+                self.sessions.put(Session::new(
+                    kept.ok_or_else(unknown)?,
+                    self.db.memory.clone(),
+                    now,
+                ))
+            }
+        };
+        if session.realm != access.realm.word() || session.is_replaced() {
+            return Err(unknown());
+        }
+        if session.is_to_be_noted(now) {
+            let (db, agent_id, at) = (self.db.clone(), session.agent_id, self.clock.now());
+            tokio::spawn(async move {
+                let noted = db.write(move |tx| Box::pin(agent::touch(tx, agent_id, at)));
+                drop(noted.await);
+            });
+        }
+        Ok(session)
+    }
+
+    /// Counts a call of an agent as open.
+    pub(super) fn open_call(&self, session: &Arc<Session>) -> OpenCall {
+        session.open_calls.fetch_add(1, Ordering::Relaxed);
+        OpenCall(session.clone(), self.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+
+    #[test]
+    fn a_number_of_an_undone_transaction_is_forgotten() {
+        let memory = Memory::default();
+        let kept = agent::Kept {
+            id: AgentId::at(0, 1),
+            realm: String::new(),
+            name: "mira".to_owned(),
+            hostname: "host".to_owned(),
+            session_id: SessionId::at(0, 2),
+            version: "0".to_owned(),
+            protocol: 1,
+            offer: Offer::default(),
+            slots: 1,
+            seen_at: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let now = Clock::default().monotonic();
+        let session = Session::new(kept, memory.clone(), now);
+        assert!(session.satisfies(7, &Requirement::default()));
+        session.shun(7, now);
+        assert_eq!(session.is_known_to_satisfy(7), Some(true));
+        assert!(session.shuns(7, now));
+        memory.forget();
+        assert_eq!(session.is_known_to_satisfy(7), None);
+        assert!(!session.shuns(7, now));
+    }
+}
