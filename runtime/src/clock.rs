@@ -62,6 +62,12 @@ impl Clock {
         (Self(Some(test.clone())), test)
     }
 
+    /// Tells whether time passes by itself, as it does everywhere but in tests.
+    #[must_use]
+    pub const fn is_system(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Returns what the wall clock says, cut to whole microseconds as the database keeps them.
     #[must_use]
     pub fn now(&self) -> Timestamp {

@@ -4,8 +4,11 @@
 //! runs and executes every task attempt in a fresh wasmtime sandbox. This crate is the whole
 //! program, one room a module; `ARCHITECTURE.md` is the map.
 
+pub mod agent;
+pub mod cli;
 pub mod client;
 pub mod clock;
+pub mod config;
 pub mod model;
 pub mod runner;
 pub mod sandbox;
@@ -13,4 +16,5 @@ pub mod server;
 pub mod storage;
 pub mod wire;
 
+pub use agent::Agent;
 pub use sandbox::child_main;

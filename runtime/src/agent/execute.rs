@@ -1,0 +1,177 @@
+//! One claimed run, from the claim to the report of its end.
+//!
+//! Here a run's life on this agent can be read from top to bottom: prepare, run, tell the end. What
+//! each step does lies elsewhere: `ready` fetches and checks, the runner walks the graph, `report`
+//! delivers. Nothing that goes wrong with one run reaches another.
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use tokio::sync::{mpsc, watch};
+
+use super::Agent;
+use super::lease::{Hold, Lease};
+use super::ready::{Ready, Step, Unready};
+use super::slots::Slot;
+use crate::model::run::{FlowRunMoved, Happening, Level, LogLine};
+use crate::model::state::Event;
+use crate::runner::{Job, Order};
+use crate::wire::ClaimedRun;
+
+/// From the claim to the first attempt. Fetching and compiling the largest artifact takes a
+/// fraction of this; what takes longer hangs, and another agent may be luckier.
+const START_DEADLINE: Duration = Duration::from_secs(5 * 60);
+/// What a runner may tell before it waits for the queue of reports.
+const TOLD_MAX: usize = 64;
+
+/// Executes a claimed run to its end, and tells the server how it ended.
+pub(super) async fn execute(agent: Arc<Agent>, claimed: ClaimedRun, hold: Hold, slot: Slot) {
+    let run_id = claimed.flow_run_id;
+    let ended = AssertUnwindSafe(carry_out(&agent, claimed, &hold)).catch_unwind();
+    let end = ended.await.unwrap_or_else(|_panic| {
+        agent.panics.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(run.id = %run_id, "the agent panicked while it executed this run");
+        end(
+            Event::Crash,
+            "internal",
+            "the agent panicked; this is a bug of waft",
+        )
+    });
+    tracing::debug!(run.id = %run_id, event = %end.event, "executed");
+    let now = agent.clock.now();
+    agent
+        .reports
+        .tell_end(hold, now, Happening::FlowRun(end))
+        .await;
+    drop(slot);
+}
+
+/// Prepares a run and runs it, and returns what moves it last.
+async fn carry_out(agent: &Agent, claimed: ClaimedRun, lease: &Arc<Lease>) -> FlowRunMoved {
+    let (step, steps) = watch::channel(Step::Looking);
+    let ready = tokio::select! {
+        ready = agent.shelf.ready(&claimed, &step) => ready,
+        never = tell_steps(agent, lease, steps) => match never {},
+        order = ordered(lease.orders()) => return stopped(order),
+        () = agent.clock.sleep(START_DEADLINE) => return late(),
+    };
+    match ready {
+        Ok(ready) => run(agent, claimed, ready, lease).await,
+        Err(unready) => hand_back(agent, unready).await,
+    }
+}
+
+/// Runs a run whose component is ready, and passes on what happens to it.
+async fn run(agent: &Agent, claimed: ClaimedRun, ready: Ready, lease: &Arc<Lease>) -> FlowRunMoved {
+    let (tell, mut told) = mpsc::channel(TOLD_MAX);
+    let pass_on = async {
+        while let Some((at, what)) = told.recv().await {
+            agent.reports.tell(lease, at, what).await;
+        }
+    };
+    let run = agent.runner.run(job(claimed, ready), lease.orders(), tell);
+    let (ended, ()) = tokio::join!(run, pass_on);
+    match ended.moved.event {
+        Event::Lose => stopped(Order::Abandon),
+        _ => ended.moved,
+    }
+}
+
+/// Puts a claim and its component together into what the runner takes.
+fn job(claimed: ClaimedRun, ready: Ready) -> Job {
+    Job {
+        flow_run_id: claimed.flow_run_id,
+        project: claimed.project,
+        prepared: ready.prepared,
+        described: ready.described,
+        registered: ready.registered,
+        parameters: claimed.parameters,
+        scheduled_at: claimed.scheduled_at,
+        started_at: claimed.started_at,
+        timeout_ms: Some(claimed.timeout_ms),
+        lost: claimed.lost,
+        earlier: claimed.task_runs,
+    }
+}
+
+/// Waits for an order to stop.
+async fn ordered(mut orders: watch::Receiver<Order>) -> Order {
+    match orders.wait_for(|order| *order != Order::Go).await {
+        Ok(order) => *order,
+        Err(_) => Order::Abandon,
+    }
+}
+
+/// Says in the run's log what keeps it from beginning; goes on until it is dropped.
+async fn tell_steps(
+    agent: &Agent,
+    lease: &Arc<Lease>,
+    mut steps: watch::Receiver<Step>,
+) -> Infallible {
+    while steps.changed().await.is_ok() {
+        let text = match *steps.borrow_and_update() {
+            Step::Looking => continue,
+            Step::Fetching => "fetching",
+            Step::Compiling => "compiling",
+        };
+        let now = agent.clock.now();
+        let line = LogLine {
+            at: now,
+            level: Level::Debug,
+            task_run: None,
+            attempt: 0,
+            text: text.to_owned(),
+        };
+        let lines = vec![line];
+        agent
+            .reports
+            .tell(lease, now, Happening::Log { lines })
+            .await;
+    }
+    std::future::pending().await
+}
+
+/// Says what becomes of a run that cannot begin here, and leaves the root alone that refused it.
+async fn hand_back(agent: &Agent, unready: Unready) -> FlowRunMoved {
+    match unready {
+        Unready::Rejected { code, message } => end(Event::Fail, code, message),
+        Unready::Broken { code, message } => end(Event::Crash, code, message),
+        Unready::Declined { root, message } => {
+            if let Some(root) = root {
+                agent.session.rest(&root).await;
+            }
+            end(Event::Decline, "artifact.missing", message)
+        }
+    }
+}
+
+/// Says what becomes of a run that was told to stop.
+fn stopped(order: Order) -> FlowRunMoved {
+    match order {
+        Order::Cancel => end(Event::Stop, "cancelled", "cancelled"),
+        Order::Go | Order::Abandon => end(
+            Event::Lose,
+            "lost.lease",
+            "the agent stopped it: its lease was not renewed in time, or the agent was stopped",
+        ),
+    }
+}
+
+fn late() -> FlowRunMoved {
+    let minutes = START_DEADLINE.as_secs() / 60;
+    let message = format!("it was still not ready to start after {minutes} minutes");
+    end(Event::Lose, "lost.start", message)
+}
+
+fn end(event: Event, code: &str, message: impl Into<String>) -> FlowRunMoved {
+    FlowRunMoved {
+        event,
+        message: message.into(),
+        code: Some(code.to_owned()),
+        result: None,
+    }
+}

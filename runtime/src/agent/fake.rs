@@ -1,0 +1,123 @@
+//! A server of a few lines, for tests of what the agent does when a server answers strangely. The
+//! real one is met in `tests/it`.
+
+use std::sync::{Arc, Mutex};
+
+use axum::http::StatusCode;
+use axum::routing::post;
+use axum::{Json, Router};
+
+use super::session::Session;
+use crate::client::Client;
+use crate::clock::Clock;
+use crate::model::id::{AgentId, FlowRunId, SessionId};
+use crate::model::requirement::Offer;
+use crate::wire::{self, ErrorBody, LeaseKey, NewSession, PROTOCOL, ReportBatch, Reported};
+
+/// What the server was asked, and what it is to answer.
+#[derive(Default)]
+pub(crate) struct Fake {
+    /// The hellos that it heard.
+    pub(crate) hellos: Vec<NewSession>,
+    /// The batches that it accepted.
+    pub(crate) accepted: Vec<ReportBatch>,
+    /// How many reports to refuse as if the server were away.
+    pub(crate) away: u32,
+    /// The run about which it accepts no report.
+    pub(crate) disliked: Option<FlowRunId>,
+    /// The leases that it says have lapsed.
+    pub(crate) lapsed: Vec<LeaseKey>,
+}
+
+pub(crate) type Shared = Arc<Mutex<Fake>>;
+
+type Refusal = (StatusCode, Json<ErrorBody>);
+
+/// Opens a session with a new fake server.
+pub(crate) async fn session() -> (Shared, Session) {
+    let fake = Shared::default();
+    let hello = NewSession {
+        name: "mira".to_owned(),
+        hostname: "host".to_owned(),
+        version: "0".to_owned(),
+        protocol: PROTOCOL,
+        offer: Offer {
+            roots: ["file:///a".to_owned(), "file:///b".to_owned()].into(),
+            ..Offer::default()
+        },
+        slots: 1,
+    };
+    let client = Client::in_process(router(&fake), None);
+    let opened = Session::open(client, Clock::default(), hello).await;
+    (fake, opened.unwrap().0)
+}
+
+/// Forgets the session that is open.
+pub(crate) fn forget(fake: &Shared) {
+    let mut fake = fake.lock().unwrap();
+    let other = fake.hellos[0].clone();
+    fake.hellos.push(other);
+}
+
+fn router(fake: &Shared) -> Router {
+    let (hello, report) = (fake.clone(), fake.clone());
+    Router::new()
+        .route(
+            "/api/agent/session",
+            post(async move |Json(new): Json<NewSession>| open(&hello, new)),
+        )
+        .route(
+            "/api/agent/report",
+            post(async move |Json(batch): Json<ReportBatch>| take(&report, batch)),
+        )
+}
+
+fn open(fake: &Shared, new: NewSession) -> Json<wire::Session> {
+    let mut fake = fake.lock().unwrap();
+    fake.hellos.push(new);
+    Json(wire::Session {
+        agent_id: AgentId::at(0, 0),
+        session_id: session_id(&fake),
+        lease_seconds: 30,
+        protocol: PROTOCOL,
+    })
+}
+
+fn take(fake: &Shared, batch: ReportBatch) -> Result<Json<Reported>, Refusal> {
+    let mut fake = fake.lock().unwrap();
+    if fake.away > 0 {
+        fake.away -= 1;
+        return Err(refusal(StatusCode::SERVICE_UNAVAILABLE, "busy"));
+    }
+    if batch.session_id != session_id(&fake) {
+        return Err(refusal(StatusCode::NOT_FOUND, "session-unknown"));
+    }
+    let is_disliked = |id| Some(id) == fake.disliked;
+    if batch
+        .reports
+        .iter()
+        .any(|report| is_disliked(report.lease.flow_run_id))
+    {
+        return Err(refusal(StatusCode::UNPROCESSABLE_ENTITY, "body-bad"));
+    }
+    fake.accepted.push(batch);
+    let lapsed = fake.lapsed.clone();
+    Ok(Json(Reported {
+        lost: Vec::new(),
+        lapsed,
+    }))
+}
+
+/// Each hello makes a session of its own.
+fn session_id(fake: &Fake) -> SessionId {
+    SessionId::at(0, fake.hellos.len() as u128)
+}
+
+fn refusal(status: StatusCode, code: &str) -> Refusal {
+    let body = ErrorBody {
+        code: code.to_owned(),
+        message: "as planned".to_owned(),
+        hint: None,
+    };
+    (status, Json(body))
+}

@@ -1,0 +1,358 @@
+//! The agent: claims runs from a server, executes them in sandboxes, and tells what happens.
+//!
+//! It only ever calls out. [`Agent::start`] says hello and sets its loops going: runs are claimed and
+//! orders heard (`poller`), leases renewed and watched (`lease`), reports delivered (`report`), all
+//! over one line to the server (`session`); each claimed run is executed beside them (`execute`). The
+//! command line starts an agent, `waft up` does, and so may any Rust program. How a graph is walked
+//! is the runner's business, what a guest may do the sandbox's.
+
+mod execute;
+#[cfg(test)]
+mod fake;
+mod lease;
+mod lock;
+mod poller;
+mod ready;
+mod report;
+mod session;
+mod slots;
+
+use std::any::Any;
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::client::Client;
+use crate::clock::Clock;
+use crate::model::id::FlowRunId;
+use crate::model::label::Labels;
+use crate::model::limit::{Limits, TaskLimits};
+use crate::model::requirement::Offer;
+use crate::runner::{self, Runner};
+use crate::sandbox::{Powers, Sandbox};
+use crate::storage::{ArtifactCache, Results, Root, Storage, TaskCache};
+use crate::wire::{NewSession, PROTOCOL};
+
+use lease::Leases;
+use lock::NameLock;
+use ready::Shelf;
+use report::{Queue, Reports};
+use session::Session;
+use slots::Slots;
+
+/// How long a stop at once may take to give the runs back.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// What an agent is started with.
+#[derive(Clone)]
+pub struct AgentSettings {
+    /// The server.
+    pub client: Client,
+    /// The agent's name, unique per `WAFT_HOME`; the host name where nobody chose another.
+    pub name: String,
+    /// The host it runs on.
+    pub hostname: String,
+    /// The labels it offers.
+    pub labels: Labels,
+    /// Whether it also offers the host name and what its roots are called.
+    pub has_auto_labels: bool,
+    /// The roots it fetches from.
+    pub roots: Vec<Root>,
+    /// The root where it keeps results.
+    pub results: Root,
+    /// The projects whose code it runs; none is every project of its token.
+    pub projects: Option<BTreeSet<String>>,
+    /// How many runs it takes at one time.
+    pub slots: usize,
+    /// How many attempts run at one time, over all runs.
+    pub parallel: usize,
+    /// What it allows.
+    pub powers: Arc<Powers>,
+    /// The highest limits it gives.
+    pub ceiling: Limits,
+    /// `WAFT_HOME`: the lock of its name and the cache of artifacts lie there.
+    pub home: PathBuf,
+    /// The sandbox of this process.
+    pub sandbox: Sandbox,
+    /// The clock.
+    pub clock: Clock,
+    /// Whether it takes one batch of what is due, finishes it, and ends.
+    pub is_once: bool,
+}
+
+/// An agent at work. Made and started by [`Agent::start`], reached through [`Running`].
+pub struct Agent {
+    session: Session,
+    leases: Arc<Leases>,
+    reports: Reports,
+    slots: Slots,
+    shelf: Shelf,
+    runner: Runner,
+    clock: Clock,
+    stop: watch::Sender<Stop>,
+    is_once: bool,
+    panics: AtomicU64,
+}
+
+/// An agent that was started. Dropping it ends the agent at once and without a word, as a kill does.
+pub struct Running {
+    agent: Arc<Agent>,
+    work: JoinHandle<()>,
+    name: String,
+}
+
+/// How far a stop has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stop {
+    No,
+    /// Take nothing more, finish what is at work.
+    Drain,
+    /// Give back what is at work.
+    Now,
+}
+
+impl Agent {
+    /// Starts an agent: takes its name, opens its storages, says hello, and asks for work.
+    ///
+    /// # Errors
+    ///
+    /// Fails if another agent of this `WAFT_HOME` has the name, if a root cannot be opened, or if
+    /// the server does not answer or refuses. Once started, an agent outlasts any outage.
+    pub async fn start(settings: AgentSettings) -> anyhow::Result<Running> {
+        let name = settings.name.clone();
+        let lock = NameLock::take(&settings.home, &name)?;
+        let storages = open_storages(&settings.roots)?;
+        let cache = ArtifactCache::open(&settings.home.join("cache").join("artifacts"))?;
+        let runner = open_runner(&settings)?;
+
+        let hello = hello(&settings);
+        let clock = settings.clock.clone();
+        let (session, opened) = Session::open(settings.client, clock.clone(), hello).await?;
+        let lease = Duration::from_secs(u64::from(opened.lease_seconds));
+        let (reports, queue) = Reports::new();
+        let agent = Arc::new(Self {
+            session,
+            leases: Arc::new(Leases::new(lease, clock.clone())),
+            reports,
+            slots: Slots::new(settings.slots),
+            shelf: Shelf::new(settings.sandbox, storages, cache),
+            runner,
+            clock,
+            stop: watch::Sender::new(Stop::No),
+            is_once: settings.is_once,
+            panics: AtomicU64::new(0),
+        });
+        let work = tokio::spawn(agent.clone().work(queue, lock));
+        Ok(Running { agent, work, name })
+    }
+
+    /// Works until it is stopped, and ends when everything that can be told is told.
+    async fn work(self: Arc<Self>, queue: Queue, _lock: NameLock) {
+        // Told reports are many, so their delivery has a thread of its own.
+        let mut delivery = JoinSet::new();
+        let agent = self.clone();
+        delivery.spawn(async move { report::deliver(queue, &agent.session).await });
+        let beside = async {
+            tokio::join!(
+                poller::listen(&self),
+                lease::renew(&self.leases, &self.session),
+                lease::watch(&self.leases),
+                self.session.wake_roots(),
+            );
+        };
+        let work = async {
+            let mut runs = JoinSet::new();
+            poller::take_work(&self, &mut runs).await;
+            self.finish(&mut runs).await;
+        };
+        tokio::select! {
+            () = work => {}
+            () = beside => {}
+            panic = panic_of(&mut delivery) => {
+                self.panics.fetch_add(1, Ordering::Relaxed);
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+
+    /// Waits for the runs at work to end; gives them back once the agent is to stop at once.
+    async fn finish(&self, runs: &mut JoinSet<()>) {
+        let farewell = async {
+            while runs.join_next().await.is_some() {}
+            self.reports.flush().await;
+        };
+        tokio::pin!(farewell);
+        let mut stop = self.stop.subscribe();
+        tokio::select! {
+            () = &mut farewell => return,
+            _ = stop.wait_for(|stop| *stop == Stop::Now) => {}
+        }
+        self.leases.abandon_all();
+        // What is not told in time, the server finds out when the leases end.
+        tokio::select! {
+            () = farewell => {}
+            () = self.clock.sleep(FAREWELL) => {}
+        }
+    }
+
+    /// Stops the agent so far, unless it is to stop further already.
+    fn raise(&self, to: Stop) {
+        self.stop.send_if_modified(|stop| {
+            let is_news = *stop < to;
+            *stop = (*stop).max(to);
+            is_news
+        });
+    }
+}
+
+impl Running {
+    /// Returns the agent's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Lists the runs that it has now.
+    #[must_use]
+    pub fn flow_runs(&self) -> Vec<FlowRunId> {
+        let keys = self.agent.leases.keys();
+        keys.into_iter().map(|key| key.flow_run_id).collect()
+    }
+
+    /// Returns how often it panicked; each is a bug.
+    #[must_use]
+    pub fn panics(&self) -> u64 {
+        self.agent.panics.load(Ordering::Relaxed)
+    }
+
+    /// Takes no more runs, finishes those at work, and ends.
+    pub fn stop(&self) {
+        self.agent.raise(Stop::Drain);
+    }
+
+    /// Stops the runs at work, gives them back for others to take, and ends.
+    pub fn stop_now(&self) {
+        self.agent.raise(Stop::Now);
+    }
+
+    /// Ends the agent at once and without a word, as a kill of its process does.
+    ///
+    /// For tests and benches: nothing is given back, nothing renewed any more when this returns.
+    pub async fn kill(mut self) {
+        self.work.abort();
+        // That it was aborted is what was asked for.
+        let _ = (&mut self.work).await;
+    }
+
+    /// Waits until the agent has ended.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it ended by a panic.
+    pub async fn wait(&mut self) -> anyhow::Result<()> {
+        (&mut self.work)
+            .await
+            .with_context(|| format!("agent `{}` ended by a bug", self.name))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.work.abort();
+    }
+}
+
+/// Waits until one of the loops panics. An agent that no longer reports or renews does harm by
+/// living on, so it ends with it, and its runs go to others.
+async fn panic_of(loops: &mut JoinSet<()>) -> Box<dyn Any + Send> {
+    while let Some(ended) = loops.join_next().await {
+        if let Err(error) = ended
+            && let Ok(panic) = error.try_into_panic()
+        {
+            return panic;
+        }
+    }
+    std::future::pending().await
+}
+
+fn open_storages(roots: &[Root]) -> anyhow::Result<HashMap<String, Storage>> {
+    roots
+        .iter()
+        .map(|root| {
+            let storage = Storage::open(root).with_context(|| format!("opening root `{root}`"))?;
+            Ok((root.to_string(), storage))
+        })
+        .collect()
+}
+
+fn open_runner(settings: &AgentSettings) -> anyhow::Result<Runner> {
+    let root = &settings.results;
+    let opening = || format!("opening the results in `{root}`");
+    Ok(Runner::new(runner::Settings {
+        sandbox: settings.sandbox.clone(),
+        results: Results::open(root, settings.clock.clone()).with_context(opening)?,
+        task_cache: TaskCache::open(root).with_context(opening)?,
+        powers: settings.powers.clone(),
+        ceiling: settings.ceiling.clone(),
+        clock: settings.clock.clone(),
+        parallel: settings.parallel,
+    }))
+}
+
+/// Returns what the agent says of itself.
+fn hello(settings: &AgentSettings) -> NewSession {
+    NewSession {
+        name: settings.name.clone(),
+        hostname: settings.hostname.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        protocol: PROTOCOL,
+        offer: offer(settings),
+        slots: u32::try_from(settings.slots).unwrap_or(u32::MAX),
+    }
+}
+
+fn offer(settings: &AgentSettings) -> Offer {
+    let mut labels = settings.labels.clone();
+    if settings.has_auto_labels {
+        labels.insert(settings.hostname.clone());
+        let roots = settings.roots.iter();
+        roots.for_each(|root| labels.insert(root.auto_label(&settings.hostname)));
+    }
+    let ceiling = &settings.ceiling;
+    let roots = settings.roots.iter().chain([&settings.results]);
+    Offer {
+        projects: settings.projects.clone(),
+        labels,
+        grants: settings.powers.policy().clone(),
+        limits: TaskLimits {
+            memory_bytes: Some(ceiling.memory_bytes),
+            cpu_ms: Some(ceiling.cpu_ms),
+            wall_ms: Some(ceiling.wall_ms),
+            output_bytes: Some(ceiling.output_bytes),
+            parallel: None,
+        },
+        abilities: session::abilities(),
+        roots: roots.map(ToString::to_string).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_loop_that_panics_is_seen_beside_those_that_go_on() {
+        let mut loops = JoinSet::new();
+        loops.spawn(std::future::pending());
+        loops.spawn(async {});
+        loops.spawn(async { panic!("as planned") });
+        let panic = panic_of(&mut loops).await;
+        assert_eq!(panic.downcast_ref(), Some(&"as planned"));
+    }
+}

@@ -1,0 +1,255 @@
+//! Ready components: what a run needs before its first attempt.
+//!
+//! An artifact is fetched from a place under the agent's own roots (digest checked), compiled or
+//! loaded, and made to describe itself in this agent's sandbox: what was registered is believed
+//! only if it is the same to the byte. All of this once per artifact and definition, however many
+//! runs ask for it at one time.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{OnceCell, watch};
+
+use crate::model::artifact::Digest;
+use crate::model::flow::{Body, Definition, Described};
+use crate::sandbox::{Kind, Prepared, Sandbox, SandboxError};
+use crate::storage::{ArtifactCache, Storage, StorageError};
+use crate::wire::{ClaimedRun, Location};
+
+/// Components kept ready. Each costs its mapped code; beyond this the longest unused one goes.
+const READY_MAX: usize = 256;
+
+/// A component whose definition was checked. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Ready {
+    pub(crate) prepared: Arc<Prepared>,
+    pub(crate) described: Arc<Described>,
+    pub(crate) registered: Arc<Definition>,
+}
+
+/// How far the preparation of a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// It may be ready already.
+    Looking,
+    Fetching,
+    Compiling,
+}
+
+/// Why a run cannot begin here.
+#[derive(Debug)]
+pub(crate) enum Unready {
+    /// Another agent may be luckier, and this one leaves the root alone for a while.
+    Declined {
+        root: Option<String>,
+        message: String,
+    },
+    /// The flow's doing.
+    Rejected { code: &'static str, message: String },
+    /// Ours or the machine's doing.
+    Broken { code: &'static str, message: String },
+}
+
+/// The ready components of one agent.
+pub(crate) struct Shelf {
+    sandbox: Sandbox,
+    storages: HashMap<String, Storage>,
+    cache: ArtifactCache,
+    places: Mutex<Places>,
+}
+
+/// An artifact under one registered definition; two versions of a command may share an artifact.
+type Key = (Digest, Digest);
+
+#[derive(Default)]
+struct Places {
+    by_key: HashMap<Key, Place>,
+    uses: u64,
+}
+
+struct Place {
+    ready: Arc<OnceCell<Ready>>,
+    last_use: u64,
+}
+
+impl Shelf {
+    pub(crate) fn new(
+        sandbox: Sandbox,
+        storages: HashMap<String, Storage>,
+        cache: ArtifactCache,
+    ) -> Self {
+        Self {
+            sandbox,
+            storages,
+            cache,
+            places: Mutex::default(),
+        }
+    }
+
+    /// Returns a run's component, ready; `step` says how far that is.
+    ///
+    /// A failure is not kept: the sandbox knows by itself which digests it has refused before.
+    pub(crate) async fn ready(
+        &self,
+        claimed: &ClaimedRun,
+        step: &watch::Sender<Step>,
+    ) -> Result<Ready, Unready> {
+        let place = self.place((claimed.artifact, claimed.definition_hash));
+        if !place.initialized() {
+            // Said also by those who wait for another run to do it.
+            step.send_replace(Step::Fetching);
+        }
+        let ready = place.get_or_try_init(|| self.make(claimed, step)).await?;
+        Ok(ready.clone())
+    }
+
+    async fn make(
+        &self,
+        claimed: &ClaimedRun,
+        step: &watch::Sender<Step>,
+    ) -> Result<Ready, Unready> {
+        let bytes = self.fetch(claimed).await?;
+        step.send_replace(Step::Compiling);
+        let prepared = self.sandbox.prepare(claimed.artifact, &bytes).await?;
+        let described = self.described(claimed, &prepared).await?;
+        Ok(Ready {
+            prepared,
+            registered: Arc::new(described.definition.clone()),
+            described: Arc::new(described),
+        })
+    }
+
+    /// Fetches the artifact from the first of its places that has it.
+    async fn fetch(&self, claimed: &ClaimedRun) -> Result<PathBuf, Unready> {
+        let own = |location: &&Location| self.storages.contains_key(&location.root);
+        let mut failed = Unready::Declined {
+            root: None,
+            message: format!("{} lies under none of this agent's roots", claimed.artifact),
+        };
+        for location in claimed.locations.iter().filter(own) {
+            let fetched = self.storages[&location.root]
+                .fetch_artifact(
+                    &location.key,
+                    claimed.artifact,
+                    claimed.artifact_size,
+                    &self.cache,
+                )
+                .await;
+            match fetched {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => failed = unfetched(&error, location),
+            }
+        }
+        Err(failed)
+    }
+
+    /// Has the component say what it is, and compares that with what was registered.
+    async fn described(
+        &self,
+        claimed: &ClaimedRun,
+        prepared: &Prepared,
+    ) -> Result<Described, Unready> {
+        let described = match (&claimed.command, prepared.kind()) {
+            (None, Kind::Flow) => self.sandbox.describe(prepared).await?,
+            (Some(registered), Kind::Command) => command(registered)?,
+            (None, Kind::Command) => {
+                return Err(lie("it is a command, and was registered as a flow"));
+            }
+            (Some(_), Kind::Flow) => {
+                return Err(lie("it is a flow, and was registered as a command"));
+            }
+        };
+        if described.definition.hash() != claimed.definition_hash {
+            return Err(lie(
+                "the component describes itself otherwise than it was registered",
+            ));
+        }
+        Ok(described)
+    }
+
+    /// Returns the place of a component, empty if nobody has asked for it yet.
+    fn place(&self, key: Key) -> Arc<OnceCell<Ready>> {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        places.uses += 1;
+        let now = places.uses;
+        let place = places.by_key.entry(key).or_insert_with(|| Place {
+            ready: Arc::default(),
+            last_use: now,
+        });
+        place.last_use = now;
+        let ready = place.ready.clone();
+        if places.by_key.len() > READY_MAX {
+            let oldest = places.by_key.iter().min_by_key(|(_, place)| place.last_use);
+            if let Some(oldest) = oldest.map(|(key, _)| *key) {
+                places.by_key.remove(&oldest);
+            }
+        }
+        ready
+    }
+}
+
+/// Checks that a registered definition is one that a command can have: one task, and it is the
+/// command. A component cannot describe a command, so there is nothing to compare it with.
+fn command(registered: &Definition) -> Result<Described, Unready> {
+    registered
+        .check()
+        .map_err(|error| lie(&error.to_string()))?;
+    match registered.tasks.as_slice() {
+        [task] if task.body == Body::Command && !task.is_mapped => Ok(Described {
+            definition: registered.clone(),
+            constants: HashMap::new(),
+        }),
+        _ => Err(lie("a command has one task, which is the command itself")),
+    }
+}
+
+fn lie(message: &str) -> Unready {
+    Unready::Rejected {
+        code: "rejected.definition",
+        message: message.to_owned(),
+    }
+}
+
+/// Says what a failed fetch means for the run.
+fn unfetched(error: &StorageError, location: &Location) -> Unready {
+    let message = format!(
+        "cannot fetch `{}` from `{}`: {}",
+        location.key,
+        location.root,
+        chain(error)
+    );
+    match error {
+        StorageError::Damaged { .. } => Unready::Broken {
+            code: "artifact.damaged",
+            message,
+        },
+        _ => Unready::Declined {
+            root: Some(location.root.clone()),
+            message,
+        },
+    }
+}
+
+impl From<SandboxError> for Unready {
+    fn from(error: SandboxError) -> Self {
+        match error {
+            SandboxError::Rejected { code, message } => Self::Rejected { code, message },
+            SandboxError::Host(error) => Self::Broken {
+                code: "internal",
+                message: format!("the sandbox could not do its part: {error:#}"),
+            },
+        }
+    }
+}
+
+/// Prints an error with what caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text += &format!(": {next}");
+        cause = next.source();
+    }
+    text
+}

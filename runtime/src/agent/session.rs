@@ -1,0 +1,332 @@
+//! A session: one stay of an agent with the server, and how to talk while it lasts.
+//!
+//! Every call of the agent goes through [`Session::call`]. The server may be away, may have been
+//! started anew, may have forgotten the session: none of this reaches the callers. They wait, and
+//! all of them go on as soon as one has found the server again.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::future::Future;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tokio::sync::watch;
+
+use crate::client::{Client, ClientError, Refused};
+use crate::clock::{Clock, Monotonic};
+use crate::model::id::SessionId;
+use crate::wire::{self, NewSession, PROTOCOL};
+
+/// The first pause after a call that did not reach the server.
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
+/// The longest pause of those who are in no hurry.
+pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// How long a root is not offered after a fetch from it was refused.
+const REST: Duration = Duration::from_secs(5 * 60);
+
+/// One agent's line to its server.
+pub(crate) struct Session {
+    client: Client,
+    clock: Clock,
+    hello: NewSession,
+    resting: Mutex<HashMap<String, Monotonic>>,
+    opened: Mutex<SessionId>,
+    opening: tokio::sync::Mutex<()>,
+    /// Counts the answers that ended an outage.
+    returns: watch::Sender<u64>,
+}
+
+/// What to do about a call that failed.
+enum Trouble {
+    /// Try again after a pause.
+    Away,
+    /// Say hello again, then try again.
+    Forgotten,
+    /// Trying again gives the same answer.
+    Refused(Refused),
+}
+
+impl Session {
+    /// Says hello, and checks that both sides speak the same protocol.
+    pub(crate) async fn open(
+        client: Client,
+        clock: Clock,
+        hello: NewSession,
+    ) -> anyhow::Result<(Self, wire::Session)> {
+        let opened = client
+            .open_session(&hello)
+            .await
+            .with_context(|| format!("saying hello to the server as agent `{}`", hello.name))?;
+        if !is_spoken(opened.protocol) {
+            bail!(
+                "the server speaks agent protocol {}, this agent {PROTOCOL}: one of them is too old",
+                opened.protocol
+            );
+        }
+        let session = Self {
+            client,
+            clock,
+            hello,
+            resting: Mutex::default(),
+            opened: Mutex::new(opened.session_id),
+            opening: tokio::sync::Mutex::default(),
+            returns: watch::Sender::new(0),
+        };
+        Ok((session, opened))
+    }
+
+    /// Asks the server until it answers, however long it is away.
+    ///
+    /// `ask` is called anew for each try, with the session of that moment. A try under a session
+    /// that is replaced meanwhile is not dropped, since it may bring runs: the server ends it.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if the server refuses what is asked.
+    pub(crate) async fn call<T, F>(
+        &self,
+        pause_max: Duration,
+        ask: impl Fn(Client, SessionId) -> F,
+    ) -> Result<T, Refused>
+    where
+        F: Future<Output = Result<T, ClientError>>,
+    {
+        let mut pause = PAUSE_FIRST;
+        loop {
+            let id = self.opened();
+            let error = match ask(self.client.clone(), id).await {
+                Ok(answer) => {
+                    if pause > PAUSE_FIRST {
+                        self.returns.send_modify(|count| *count += 1);
+                    }
+                    return Ok(answer);
+                }
+                Err(error) => error,
+            };
+            match trouble(error) {
+                Trouble::Refused(refused) => return Err(refused),
+                Trouble::Forgotten => self.reopen(id).await?,
+                Trouble::Away => {
+                    self.wait(pause).await;
+                    pause = (pause * 2).min(pause_max.max(PAUSE_FIRST * 2));
+                }
+            }
+        }
+    }
+
+    /// Stops offering a root for a while, since a fetch from it was refused.
+    pub(crate) async fn rest(&self, root: &str) {
+        let until = self.clock.monotonic() + REST;
+        let is_news = lock(&self.resting).insert(root.to_owned(), until).is_none();
+        if is_news {
+            self.offer_anew().await;
+        }
+    }
+
+    /// Offers roots again whose rest is over, for as long as the agent lives.
+    pub(crate) async fn wake_roots(&self) {
+        loop {
+            self.clock.sleep(REST / 10).await;
+            let now = self.clock.monotonic();
+            let before = lock(&self.resting).len();
+            lock(&self.resting).retain(|_, until| *until > now);
+            if lock(&self.resting).len() < before {
+                self.offer_anew().await;
+            }
+        }
+    }
+
+    async fn offer_anew(&self) {
+        let id = self.opened();
+        if let Err(refused) = self.reopen(id).await {
+            tracing::error!(error = %refused, "the server refuses the agent's offer");
+        }
+    }
+
+    /// Opens a session in the place of `old`; once, however many callers ask for it.
+    async fn reopen(&self, old: SessionId) -> Result<(), Refused> {
+        let _one = self.opening.lock().await;
+        if self.opened() != old {
+            return Ok(());
+        }
+        let mut pause = PAUSE_FIRST;
+        loop {
+            match self
+                .client
+                .open_session(&self.hello())
+                .await
+                .map_err(trouble)
+            {
+                Ok(opened) => {
+                    tracing::info!(session.id = %opened.session_id, "said hello to the server again");
+                    *lock(&self.opened) = opened.session_id;
+                    return Ok(());
+                }
+                Err(Trouble::Refused(refused)) => return Err(refused),
+                Err(Trouble::Away | Trouble::Forgotten) => {
+                    self.wait(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    fn opened(&self) -> SessionId {
+        *lock(&self.opened)
+    }
+
+    /// Returns what the agent says of itself now: without the roots that rest.
+    fn hello(&self) -> NewSession {
+        let mut hello = self.hello.clone();
+        let resting = lock(&self.resting);
+        hello.offer.roots.retain(|root| !resting.contains_key(root));
+        hello
+    }
+
+    /// Waits, but no longer than until somebody has reached the server.
+    async fn wait(&self, pause: Duration) {
+        let mut returned = self.returns.subscribe();
+        // Agents that lost the same server must not come back in step.
+        let jitter = rand::random_range(0.5..1.0);
+        tokio::select! {
+            () = self.clock.sleep(pause.mul_f64(jitter)) => {}
+            _ = returned.changed() => {}
+        }
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("agent", &self.hello.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Returns the abilities of every agent of this build.
+pub(crate) fn abilities() -> BTreeSet<String> {
+    BTreeSet::from([
+        format!("protocol:{PROTOCOL}"),
+        format!("os:{}", std::env::consts::OS),
+        format!("arch:{}", std::env::consts::ARCH),
+        "isolation:store".to_owned(),
+    ])
+}
+
+/// Tells whether the two sides understand each other: this protocol, or the one before.
+const fn is_spoken(protocol: u32) -> bool {
+    protocol == PROTOCOL || protocol + 1 == PROTOCOL
+}
+
+fn trouble(error: ClientError) -> Trouble {
+    match error {
+        ClientError::Refused(refused) if refused.code == "session-unknown" => Trouble::Forgotten,
+        // Somebody else changed the same thing first: the next try sees what they made of it.
+        ClientError::Refused(refused)
+            if refused.code == "raced" || refused.status == 429 || refused.status >= 500 =>
+        {
+            tracing::debug!(error = %refused, "the server is busy");
+            Trouble::Away
+        }
+        // What runs here is not the fault of a token, and a token can be mended: wait for that.
+        ClientError::Refused(refused) if matches!(refused.status, 401 | 403) => {
+            tracing::error!(error = %refused, "the server does not accept the agent's token");
+            Trouble::Away
+        }
+        ClientError::Refused(refused) => Trouble::Refused(refused),
+        ClientError::Unreachable(error) => {
+            tracing::debug!(error = %error, "the server is away");
+            Trouble::Away
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::fake;
+
+    #[test]
+    fn this_protocol_and_the_one_before_are_spoken() {
+        assert!(is_spoken(PROTOCOL));
+        assert!(is_spoken(PROTOCOL - 1));
+        assert!(!is_spoken(PROTOCOL + 1));
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again_and_what_is_wrong_is_not() {
+        let is_away = |status, code: &str| {
+            let refused = Refused {
+                status,
+                code: code.to_owned(),
+                message: String::new(),
+                hint: None,
+            };
+            matches!(trouble(ClientError::Refused(refused)), Trouble::Away)
+        };
+        assert!(is_away(409, "raced"));
+        assert!(is_away(507, "storage-full"));
+        assert!(!is_away(409, "state-wrong"));
+        assert!(!is_away(413, "body-too-large"));
+    }
+
+    async fn report(session: &Session) -> Result<wire::Reported, Refused> {
+        let ask = |client: Client, session_id| async move {
+            let reports = Vec::new();
+            let batch = wire::ReportBatch {
+                session_id,
+                reports,
+            };
+            client.report(&batch).await
+        };
+        session.call(PAUSE_MAX, ask).await
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_away_is_waited_for() {
+        let (server, session) = fake::session().await;
+        // More than the client by itself tries.
+        server.lock().unwrap().away = 5;
+        report(&session).await.unwrap();
+        let server = server.lock().unwrap();
+        assert_eq!((server.away, server.accepted.len()), (0, 1));
+        assert_eq!(server.hellos.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_session_that_the_server_forgot_is_opened_again_once() {
+        let (server, session) = fake::session().await;
+        fake::forget(&server);
+        let (first, second) = tokio::join!(report(&session), report(&session));
+        assert!(first.is_ok() && second.is_ok());
+        let server = server.lock().unwrap();
+        assert_eq!(
+            server.hellos.len(),
+            3,
+            "the first, the one in between, and one more"
+        );
+        assert_eq!(server.accepted[0].session_id, server.accepted[1].session_id);
+    }
+
+    #[tokio::test]
+    async fn a_root_that_rests_is_not_offered() {
+        let (server, session) = fake::session().await;
+        session.rest("file:///a").await;
+        session.rest("file:///a").await;
+        let server = server.lock().unwrap();
+        assert_eq!(
+            server.hellos.len(),
+            2,
+            "a root that rests already is no news"
+        );
+        assert_eq!(
+            server.hellos[1].offer.roots,
+            ["file:///b".to_owned()].into()
+        );
+    }
+}

@@ -1,0 +1,231 @@
+//! `waft agent`: claims runs and executes them on this machine.
+
+use std::collections::BTreeSet;
+
+use clap::{Args, Subcommand};
+
+use super::Call;
+use super::component::sandbox;
+use super::failure::{Done, Failure, Kind};
+use super::flow_run::label;
+use super::reach::{Reach, pages};
+use super::register::default_root;
+use super::signals::Signals;
+use super::{power, words};
+use crate::agent::{Agent, AgentSettings, Running};
+use crate::client::Client;
+use crate::config::hostname;
+use crate::model::label::{Labels, checked};
+use crate::storage::Root;
+use crate::wire::ListQuery;
+
+/// Runs at one time unless it is said otherwise: most of them wait, and attempts have a number of
+/// their own.
+const SLOTS: u32 = 16;
+
+/// Starts an agent, or lists the agents of the server.
+#[derive(Debug, Args)]
+pub(super) struct Noun {
+    #[command(flatten)]
+    reach: Reach,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Starts an agent; prints one line when it polls, and goes on until it is interrupted.
+    ///
+    /// An interrupt lets it finish the runs that it has; a second one gives them back at once.
+    #[command(after_help = "\
+Examples:
+  waft agent start
+  waft agent start --label gpu --limit 4 --allow-net api.example.org:443
+  waft agent start --server https://flows.example.org --project demo --allow-dir ./data::/data:ro")]
+    Start {
+        #[command(flatten)]
+        flags: Box<Flags>,
+        /// Takes what is due, finishes it, and ends.
+        #[arg(long)]
+        once: bool,
+    },
+    /// Lists the agents, the last heard of first.
+    List,
+}
+
+/// How an agent is started, beside the server it belongs to.
+#[derive(Clone, Debug, Args)]
+#[group(skip)]
+pub(super) struct Flags {
+    /// Its name; that of this machine unless given. One process a name and home.
+    #[arg(long, value_parser = label)]
+    name: Option<String>,
+    /// A label that it offers beside the name of this machine. Repeatable.
+    #[arg(long, value_parser = label)]
+    label: Vec<String>,
+    /// Offers only the labels that are given.
+    #[arg(long)]
+    no_auto_labels: bool,
+    /// A storage root that it fetches from, beside the default storage. Repeatable.
+    #[arg(long, value_name = "ROOT")]
+    root: Vec<Root>,
+    /// A project whose code runs here; every project of its token unless given. Repeatable.
+    #[arg(long, value_name = "NAME")]
+    project: Vec<String>,
+    /// Runs at one time; 16 unless given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    limit: Option<u32>,
+    #[command(flatten)]
+    powers: power::Flags,
+}
+
+pub(super) fn run(noun: Noun, call: &Call) -> Done {
+    let client = noun.reach.client(call)?;
+    match noun.verb {
+        Verb::Start { flags, once } => call.wait(async {
+            let signals = Signals::new()?;
+            let url = client.url().to_owned();
+            let agent = start(&flags, client, once, call).await?;
+            let ready = format!("agent `{}` polls {url}", agent.name());
+            match call.output.is_json() {
+                true => call
+                    .output
+                    .json_line(&serde_json::json!({ "agent": agent.name(), "server": url }))?,
+                false => call.output.line(ready)?,
+            }
+            work(agent, signals, call).await
+        }),
+        Verb::List => call.wait(list(&client, call)),
+    }
+}
+
+/// Starts an agent in this process.
+///
+/// # Errors
+///
+/// Says what is wrong with the settings, or why the server does not take it.
+pub(super) async fn start(
+    flags: &Flags,
+    client: Client,
+    is_once: bool,
+    call: &Call,
+) -> Done<Running> {
+    let set = &call.config.settings.agent;
+    let hostname = hostname();
+    let parallel = flags.powers.parallel(call);
+    let projects: BTreeSet<String> = flags.project.iter().chain(&set.projects).cloned().collect();
+    let settings = AgentSettings {
+        client,
+        name: flags
+            .name
+            .clone()
+            .or_else(|| set.name.clone())
+            .unwrap_or_else(|| hostname.clone()),
+        hostname,
+        labels: labels(flags, &set.labels)?,
+        has_auto_labels: !flags.no_auto_labels,
+        roots: roots(flags, call)?,
+        results: results_root(call)?,
+        projects: Some(projects).filter(|names| !names.is_empty()),
+        slots: flags.limit.or(set.limit).unwrap_or(SLOTS).max(1) as usize,
+        parallel,
+        powers: flags.powers.powers(call)?,
+        ceiling: flags.powers.ceiling(call),
+        home: call.config.home.folder().to_owned(),
+        sandbox: sandbox(call, parallel)?,
+        clock: call.clock.clone(),
+        is_once,
+    };
+    Agent::start(settings).await.map_err(Failure::from)
+}
+
+fn labels(flags: &Flags, set: &[String]) -> Done<Labels> {
+    for label in set {
+        checked(label)
+            .map_err(|error| Failure::usage(error).context("`agent.labels` is not usable"))?;
+    }
+    Ok(set.iter().chain(&flags.label).cloned().collect())
+}
+
+fn roots(flags: &Flags, call: &Call) -> Done<Vec<Root>> {
+    let mut roots = vec![default_root(call)?];
+    let local = crate::config::file_root(&call.config.home.flows());
+    let set = &call.config.settings.agent.roots;
+    for text in set.iter().chain([&local]) {
+        let root: Root = text.parse().map_err(|error| {
+            Failure::from(anyhow::Error::new(error).context("`agent.roots` is not usable"))
+                .of(Kind::Usage)
+        })?;
+        roots.push(root);
+    }
+    roots.extend(flags.root.iter().cloned());
+    let mut seen = BTreeSet::new();
+    roots.retain(|root| seen.insert(root.to_string()));
+    Ok(roots)
+}
+
+/// Reads the configured root of results.
+pub(super) fn results_root(call: &Call) -> Done<Root> {
+    call.config
+        .results_root()
+        .parse()
+        .map_err(|error: crate::storage::BadRoot| {
+            Failure::from(anyhow::Error::new(error).context("`results.root` is not usable"))
+                .of(Kind::Usage)
+        })
+}
+
+/// Lets an agent work until it ends or is told to.
+///
+/// # Errors
+///
+/// Fails if the agent ended by a bug.
+pub(super) async fn work(mut agent: Running, mut signals: Signals, call: &Call) -> Done {
+    let mut count = 0;
+    loop {
+        tokio::select! {
+            ended = agent.wait() => return ended.map_err(|error| Failure::from(error).of(Kind::Bug)),
+            () = signals.next() => count += 1,
+        }
+        if count > 1 {
+            agent.stop_now();
+            continue;
+        }
+        agent.stop();
+        let at_work = agent.flow_runs().len();
+        if at_work > 0 {
+            call.output.note(format!(
+                "finishing {at_work} runs; once more gives them back at once"
+            ));
+        }
+    }
+}
+
+async fn list(client: &Client, call: &Call) -> Done {
+    let list = async |query: &ListQuery| client.list_agents(query).await;
+    let (agents, _) = pages(ListQuery::default(), usize::MAX, list).await?;
+    if call.output.is_json() {
+        return call.output.json(&agents);
+    }
+    let rows: Vec<_> = agents
+        .into_iter()
+        .map(|agent| {
+            let labels: Vec<_> = agent.offer.labels.iter().map(str::to_owned).collect();
+            vec![
+                agent.name,
+                if agent.is_polling {
+                    "polling"
+                } else {
+                    "silent"
+                }
+                .to_owned(),
+                format!("{} of {}", agent.flow_runs.len(), agent.slots),
+                words::list_or_none(&labels),
+                words::instant(agent.seen_at),
+                agent.version,
+            ]
+        })
+        .collect();
+    let columns = ["agent", "state", "runs", "labels", "seen", "version"];
+    call.output.table(&columns, &rows, "there are no agents")
+}

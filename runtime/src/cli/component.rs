@@ -1,0 +1,224 @@
+//! Components: found or compiled, prepared and described, for every command that takes one.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::failure::{Done, Failure};
+use super::{Call, build, command};
+use crate::model::artifact::Digest;
+use crate::model::flow::{Definition, Described};
+use crate::sandbox::{Compiler, Kind, Prepared, Sandbox, SandboxError, Settings};
+
+/// The component that a command is about.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub(crate) struct Which {
+    /// A component (`.wasm`), or the folder of a project, which is compiled first.
+    #[arg(value_name = "FILE|PATH")]
+    pub(crate) place: PathBuf,
+    #[command(flatten)]
+    pub(crate) flags: command::Flags,
+}
+
+/// A component that is ready to run, and what it is.
+pub(crate) struct Component {
+    /// Where its bytes lie.
+    pub(crate) path: PathBuf,
+    /// The digest of its bytes.
+    pub(crate) digest: Digest,
+    /// How many bytes it has.
+    pub(crate) size: u64,
+    /// It, compiled and linked.
+    pub(crate) prepared: Arc<Prepared>,
+    /// What it says about itself, or `waft.toml` about it.
+    pub(crate) described: Arc<Described>,
+    /// The bytes as they were when the digest was made, whatever becomes of the file.
+    pub(crate) copy: tempfile::TempPath,
+}
+
+/// Makes the one sandbox of this process.
+///
+/// # Errors
+///
+/// Fails if the folder of compiled code cannot be used.
+pub(crate) fn sandbox(call: &Call, stores_max: usize) -> Done<Sandbox> {
+    let program = std::env::current_exe().map_err(|error| {
+        anyhow::Error::new(error).context("cannot find the program `waft` itself")
+    })?;
+    call.config.home.make().map_err(|error| {
+        let what = format!(
+            "cannot make the folder `{}`",
+            call.config.home.folder().display()
+        );
+        anyhow::Error::new(error).context(what)
+    })?;
+    let settings = Settings::new(
+        Compiler::Child(program),
+        call.config.home.code_cache(),
+        stores_max,
+    );
+    Sandbox::new(settings).map_err(Failure::from)
+}
+
+/// How long a compilation may take before it is said that there is one.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How the copies of components in the home are called.
+const COPY_PREFIX: &str = "component-";
+/// A copy that old was left by a command that was killed.
+const LEFT_BEHIND: SignedDuration = SignedDuration::from_hours(24);
+
+/// Takes away copies that commands left when they were killed. What fails is left to the next.
+fn sweep(home: &Path, now: Timestamp) {
+    let Ok(entries) = std::fs::read_dir(home) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let is_copy = entry.file_name().to_string_lossy().starts_with(COPY_PREFIX);
+        let at = entry.metadata().and_then(|about| about.modified());
+        let at = at.ok().and_then(|at| Timestamp::try_from(at).ok());
+        let is_old = at.is_some_and(|at| now.duration_since(at) > LEFT_BEHIND);
+        if is_copy && is_old {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Makes a component ready, and says so if that takes its time.
+async fn prepare(
+    call: &Call,
+    sandbox: &Sandbox,
+    digest: Digest,
+    copy: &Path,
+    path: &Path,
+) -> Result<Arc<Prepared>, SandboxError> {
+    let preparing = sandbox.prepare(digest, copy);
+    tokio::pin!(preparing);
+    match tokio::time::timeout(PATIENCE, &mut preparing).await {
+        Ok(prepared) => prepared,
+        Err(_) => {
+            let what = format!("compiling `{}`, once for this machine", path.display());
+            call.output.note(what);
+            preparing.await
+        }
+    }
+}
+
+impl Which {
+    /// Finds or compiles the component, makes it ready, and asks what it is.
+    ///
+    /// # Errors
+    ///
+    /// Says what is wrong with the place, the project or the component.
+    pub(crate) async fn load(&self, call: &Call, sandbox: &Sandbox) -> Done<Component> {
+        let (path, folder) = self.locate(call)?;
+        let read =
+            |error| anyhow::Error::new(error).context(format!("cannot read `{}`", path.display()));
+        let bytes = std::fs::read(&path).map_err(read)?;
+        let digest = Digest::of(&bytes);
+        sweep(call.config.home.folder(), call.clock.now());
+        let copy = tempfile::Builder::new()
+            .prefix(COPY_PREFIX)
+            .tempfile_in(call.config.home.folder())
+            .and_then(|file| std::fs::write(file.path(), &bytes).map(|()| file.into_temp_path()))
+            .map_err(|error| anyhow::Error::new(error).context("cannot copy the component"))?;
+        let refused = |error| refusal(error, &path);
+        let prepared = prepare(call, sandbox, digest, &copy, &path)
+            .await
+            .map_err(refused)?;
+        let described = match prepared.kind() {
+            Kind::Flow if !self.flags.is_empty() => {
+                let what = format!("`{}` is a flow and says itself what it is", path.display());
+                return Err(
+                    Failure::could(what).or_hint("leave out `--name`, `--net` and the like")
+                );
+            }
+            Kind::Flow => sandbox.describe(&prepared).await.map_err(refused)?,
+            Kind::Command => Described {
+                definition: self.flags.definition(&path, &folder)?,
+                constants: std::collections::HashMap::new(),
+            },
+        };
+        Ok(Component {
+            size: bytes.len() as u64,
+            path,
+            digest,
+            prepared,
+            described: Arc::new(described),
+            copy,
+        })
+    }
+
+    /// Returns the file, and the folder in which a `waft.toml` may lie.
+    fn locate(&self, call: &Call) -> Done<(PathBuf, PathBuf)> {
+        let place = &self.place;
+        let about = match std::fs::metadata(place) {
+            Ok(about) => about,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Failure::could(format!("there is no `{}`", place.display()))
+                    .or_hint("give a .wasm file or the folder of a flow project"));
+            }
+            Err(error) => {
+                let what = format!("cannot look at `{}`", place.display());
+                return Err(anyhow::Error::new(error).context(what).into());
+            }
+        };
+        if about.is_dir() {
+            return Ok((build::compile(place, call)?, place.clone()));
+        }
+        if !about.is_file() {
+            return Err(Failure::could(format!(
+                "`{}` is not a file",
+                place.display()
+            )));
+        }
+        if place.file_name().is_some_and(|name| name == "Cargo.toml") {
+            let folder = parent(place);
+            return Ok((build::compile(&folder, call)?, folder));
+        }
+        Ok((place.clone(), parent(place)))
+    }
+}
+
+impl Component {
+    /// Returns what it is.
+    pub(crate) fn definition(&self) -> &Definition {
+        &self.described.definition
+    }
+
+    /// Returns what all its tasks ask for together, in words.
+    pub(crate) fn grants(&self) -> Vec<String> {
+        self.definition().needs().grants.lines()
+    }
+}
+
+fn parent(file: &Path) -> PathBuf {
+    match file.parent() {
+        Some(folder) if folder != Path::new("") => folder.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// Says in the user's terms why a component was refused.
+fn refusal(error: SandboxError, path: &Path) -> Failure {
+    match error {
+        SandboxError::Rejected { code, message } => {
+            let hint = match code {
+                "rejected.format" => Some("a flow is a WASI component: waft build makes one"),
+                "rejected.imports" => Some("waft provides waft:flow and WASI 0.2, nothing else"),
+                _ => None,
+            };
+            let failure = Failure::could(format!("{message} ({code})"))
+                .context(format!("`{}` cannot be used", path.display()));
+            match hint {
+                Some(hint) => failure.or_hint(hint),
+                None => failure,
+            }
+        }
+        SandboxError::Host(cause) => {
+            Failure::new(cause.context(format!("cannot prepare `{}`", path.display())))
+        }
+    }
+}

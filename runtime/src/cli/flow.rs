@@ -1,0 +1,201 @@
+//! `waft flow`: what is registered.
+
+use clap::{Args, Subcommand};
+
+use super::Call;
+use super::failure::Done;
+use super::flow_run::{ListArgs, print_list};
+use super::reach::{Reach, note_cut, pages};
+use super::words;
+use crate::client::Client;
+use crate::wire::{Flow, FlowVersion, ListQuery};
+
+/// Lists and changes registered flows.
+#[derive(Debug, Args)]
+pub(super) struct Noun {
+    #[command(flatten)]
+    reach: Reach,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Lists the flows.
+    List {
+        /// Only of this project.
+        #[arg(long, value_name = "NAME")]
+        project: Option<String>,
+        /// How many at most.
+        #[arg(long, default_value_t = 200)]
+        limit: usize,
+    },
+    /// Shows a flow with its current version: parameters, tasks, grants, labels, schedule.
+    Show(Which),
+    /// Lists the runs of a flow, newest first.
+    Runs {
+        #[command(flatten)]
+        which: Which,
+        /// Only in this state.
+        #[arg(long)]
+        state: Option<String>,
+        /// How many at most.
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+    },
+    /// Lets the schedule of a flow rest.
+    Pause(Which),
+    /// Lets the schedule of a flow go on.
+    Resume(Which),
+    /// Archives a flow: it takes no runs until it is registered again.
+    Archive(Which),
+    /// Deletes a flow with its versions and runs.
+    Delete {
+        #[command(flatten)]
+        which: Which,
+        /// Answers the question beforehand.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+#[group(skip)]
+struct Which {
+    /// The flow: `project/flow`, its name where unique, or its id.
+    flow: String,
+}
+
+pub(super) fn run(noun: Noun, call: &Call) -> Done {
+    let client = noun.reach.client(call)?;
+    call.wait(async {
+        match noun.verb {
+            Verb::List { project, limit } => list(&client, project, limit, call).await,
+            Verb::Show(which) => show(&client, &which.flow, call).await,
+            Verb::Runs {
+                which,
+                state,
+                limit,
+            } => {
+                let args = ListArgs::of_flow(which.flow, state, limit);
+                print_list(&client, args, call).await
+            }
+            Verb::Pause(which) => say(
+                client.pause_flow(&which.flow).await?,
+                "its schedule rests",
+                call,
+            ),
+            Verb::Resume(which) => say(
+                client.resume_flow(&which.flow).await?,
+                "its schedule goes on",
+                call,
+            ),
+            Verb::Archive(which) => say(
+                client.archive_flow(&which.flow).await?,
+                "it takes no more runs",
+                call,
+            ),
+            Verb::Delete { which, yes } => delete(&client, &which.flow, yes, call).await,
+        }
+    })
+}
+
+fn say(flow: Flow, what: &str, call: &Call) -> Done {
+    if call.output.is_json() {
+        return call.output.json(&flow);
+    }
+    call.output
+        .note(format!("flow `{}/{}`: {what}", flow.project, flow.name));
+    Ok(())
+}
+
+async fn list(client: &Client, project: Option<String>, limit: usize, call: &Call) -> Done {
+    let query = ListQuery {
+        project,
+        ..ListQuery::default()
+    };
+    let (flows, is_cut) = pages(query, limit, async |query: &ListQuery| {
+        client.list_flows(query).await
+    })
+    .await?;
+    if call.output.is_json() {
+        return call.output.json(&flows);
+    }
+    let rows: Vec<_> = flows
+        .into_iter()
+        .map(|flow| {
+            let labels = flow.labels.iter().map(str::to_owned).collect::<Vec<_>>();
+            let state = match (flow.is_archived, flow.is_paused) {
+                (true, _) => "archived",
+                (false, true) => "paused",
+                (false, false) => "active",
+            };
+            vec![
+                format!("{}/{}", flow.project, flow.name),
+                flow.version.to_string(),
+                state.to_owned(),
+                words::list_or_none(&labels),
+                words::instant(flow.registered_at),
+            ]
+        })
+        .collect();
+    let columns = ["flow", "version", "state", "labels", "registered"];
+    call.output.table(&columns, &rows, "there are no flows")?;
+    note_cut(call, is_cut);
+    Ok(())
+}
+
+/// Returns the newest version of a flow.
+pub(super) async fn newest_version(client: &Client, flow: &str) -> Done<FlowVersion> {
+    let query = ListQuery {
+        limit: Some(1),
+        ..ListQuery::default()
+    };
+    let versions = client.flow_versions(flow, &query).await?.items;
+    versions
+        .into_iter()
+        .next()
+        .ok_or_else(|| super::Failure::could(format!("the flow `{flow}` has no version")))
+}
+
+async fn show(client: &Client, name: &str, call: &Call) -> Done {
+    let flow = client.flow(name).await?;
+    let version = newest_version(client, &flow.id.to_string()).await?;
+    if call.output.is_json() {
+        let mut shown = serde_json::to_value(&flow)?;
+        shown["current"] = serde_json::to_value(&version)?;
+        return call.output.json(&shown);
+    }
+    let out = &call.output;
+    let definition = &version.definition;
+    let locations: Vec<_> = version.locations.iter().map(|it| it.root.clone()).collect();
+    let labels: Vec<_> = flow.labels.iter().map(str::to_owned).collect();
+    out.line(format_args!(
+        "flow        {}/{} version {}",
+        flow.project, flow.name, flow.version
+    ))?;
+    out.line(format_args!(
+        "artifact    {} ({})",
+        flow.artifact,
+        words::size(version.artifact_size)
+    ))?;
+    out.line(format_args!(
+        "storage     {}",
+        words::list_or_none(&locations)
+    ))?;
+    out.line(format_args!("labels      {}", words::list_or_none(&labels)))?;
+    out.line(super::inspect::definition_text(definition).trim_end())
+}
+
+async fn delete(client: &Client, name: &str, is_yes: bool, call: &Call) -> Done {
+    let flow = client.flow(name).await?;
+    let shown = format!("{}/{}", flow.project, flow.name);
+    let question = format!("delete the flow `{shown}` with all its versions and runs?");
+    if !call.output.ask(&question, is_yes)? {
+        call.output.note("nothing was deleted");
+        return Ok(());
+    }
+    client.delete_flow(&flow.id.to_string()).await?;
+    call.output.note(format!("deleted the flow `{shown}`"));
+    Ok(())
+}

@@ -1,0 +1,198 @@
+//! `waft register`: makes a flow known to a server.
+//!
+//! The component goes to the storage first and is durable there; only then its metadata goes to the
+//! server, which never sees the component. A registration that is cut off in between leaves a file
+//! that nobody names, and can simply be made again.
+
+use anyhow::Context as _;
+use serde_json::json;
+
+use super::Call;
+use super::component::{Component, Which, sandbox};
+use super::failure::{Done, Failure};
+use super::flow::newest_version;
+use super::flow_run::label;
+use super::reach::Reach;
+use super::words;
+use crate::client::Client;
+use crate::config::hostname;
+use crate::model::flow::is_name;
+use crate::model::label::Labels;
+use crate::storage::{Root, Storage};
+use crate::wire::{Location, Registered, Registration};
+
+/// Makes a flow known to the server: stores its component, and posts what it is.
+///
+/// The same component and metadata again change nothing. A version that asks for more than the last
+/// one did is registered only after a question.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  waft register . --project demo
+  waft register flow.wasm --project demo --label gpu --storage file:///srv/flows
+  waft register wordcount.wasm --project demo --name wordcount --dir /data:ro")]
+pub(super) struct Args {
+    #[command(flatten)]
+    which: Which,
+    /// The project.
+    #[arg(long, value_name = "NAME")]
+    project: String,
+    /// Where the component goes; `[flows.defaults.storage]`, else a folder of this home.
+    #[arg(long, value_name = "ROOT")]
+    storage: Option<Root>,
+    /// A label that an agent must offer to run it. Repeatable.
+    #[arg(long, value_parser = label)]
+    label: Vec<String>,
+    /// Leaves out the label of the storage, which for a local folder is the name of this machine.
+    #[arg(long)]
+    no_auto_labels: bool,
+    /// Lets its schedule rest until `waft flow resume`.
+    #[arg(long)]
+    paused: bool,
+    /// Answers the question about more grants beforehand.
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+pub(super) fn run(args: Args, call: &Call) -> Done {
+    if !is_name(&args.project) {
+        let shown: String = args.project.escape_default().take(80).collect();
+        return Err(Failure::usage(format!(
+            "`{shown}` is not the name of a project"
+        )));
+    }
+    let client = args.reach.client(call)?;
+    let root = match &args.storage {
+        Some(root) => root.clone(),
+        None => default_root(call)?,
+    };
+    call.wait(async {
+        let component = args.which.load(call, &sandbox(call, 1)?).await?;
+        let added = added_grants(&client, &args.project, &component).await?;
+        show_grants(&component, &added, call);
+        if !added.is_empty() {
+            let flow = &component.definition().name;
+            let question = format!(
+                "this version of `{flow}` asks for more than the last: {}; register it?",
+                added.join(", ")
+            );
+            if !call.output.ask(&question, args.yes)? {
+                return Err(Failure::could("nothing was registered"));
+            }
+        }
+        let registered = put_and_post(&args, &client, &root, &component).await?;
+        tell(&args.project, &component, &root, &registered, call)
+    })
+}
+
+/// Reads the configured storage root.
+pub(super) fn default_root(call: &Call) -> Done<Root> {
+    let text = call.config.storage_root();
+    text.parse::<Root>().map_err(|error| {
+        let what = "the configured `flows.defaults.storage.root` is not usable";
+        Failure::from(anyhow::Error::new(error).context(what)).of(super::Kind::Usage)
+    })
+}
+
+/// Lists what this version asks for and the last one did not; nothing if there was none.
+async fn added_grants(client: &Client, project: &str, component: &Component) -> Done<Vec<String>> {
+    let name = format!("{project}/{}", component.definition().name);
+    let last = match newest_version(client, &name).await {
+        Ok(version) => version.definition.needs().grants.lines(),
+        Err(failure) if failure.refusal() == Some("flow-unknown") => return Ok(Vec::new()),
+        Err(failure) => return Err(failure),
+    };
+    let mut lines = component.grants();
+    lines.retain(|line| !last.contains(line));
+    Ok(lines)
+}
+
+fn show_grants(component: &Component, added: &[String], call: &Call) {
+    for task in &component.definition().tasks {
+        for line in task.grants.lines() {
+            let new = if added.contains(&line) { " (new)" } else { "" };
+            call.output
+                .note(format!("task `{}` asks for {line}{new}", task.name));
+        }
+    }
+}
+
+async fn put_and_post(
+    args: &Args,
+    client: &Client,
+    root: &Root,
+    component: &Component,
+) -> Done<Registered> {
+    let mut labels = Labels::from_iter(args.label.iter().cloned());
+    if !args.no_auto_labels {
+        labels.insert(root.auto_label(&hostname()));
+    }
+    let key = Storage::open(root)?
+        .put_artifact(&component.copy, component.digest, component.size)
+        .await
+        .map_err(|error| {
+            let hint = error.hint();
+            let what = format!("cannot store the component in `{root}`");
+            let failure = Failure::from(anyhow::Error::new(error).context(what));
+            match hint {
+                Some(hint) => failure.or_hint(hint),
+                None => failure,
+            }
+        })?;
+    let registration = Registration {
+        definition: component.definition().clone(),
+        artifact: component.digest,
+        artifact_size: component.size,
+        location: Location {
+            root: root.to_string(),
+            key,
+        },
+        labels,
+        is_paused: args.paused,
+    };
+    client
+        .register(&args.project, &registration)
+        .await
+        .with_context(|| format!("cannot register `{}`", component.definition().name))
+        .map_err(Failure::from)
+}
+
+fn tell(
+    project: &str,
+    component: &Component,
+    root: &Root,
+    registered: &Registered,
+    call: &Call,
+) -> Done {
+    let definition = component.definition();
+    let word = if registered.is_new {
+        "registered"
+    } else {
+        "unchanged"
+    };
+    if call.output.is_json() {
+        return call.output.json(&json!({
+            "status": word,
+            "id": registered.flow_version_id,
+            "flow": definition.name,
+            "flow_id": registered.flow_id,
+            "flow_version_id": registered.flow_version_id,
+            "project": project,
+            "version": registered.version,
+            "artifact": component.digest,
+            "size": component.size,
+            "storage": root.to_string(),
+            "grants": definition.needs().grants,
+            "added_grants": registered.added_grants,
+        }));
+    }
+    call.output.line(format_args!(
+        "{word} {project}/{} version {} ({}, {})",
+        definition.name,
+        registered.version,
+        component.digest.to_short(),
+        words::size(component.size),
+    ))
+}

@@ -1,0 +1,332 @@
+//! `waft run`: a run here and now, without a server.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+
+use super::component::{Component, Which, sandbox};
+use super::failure::{Done, Failure};
+use super::parameters::Given;
+use super::receipt::{Receipt, ShownResult, ShownTask, card_text};
+use super::signals::Signals;
+use super::tree::{Seen, Tree};
+use super::watch::verdict;
+use super::{Call, agent, power, words};
+use crate::model::flow::Definition;
+use crate::model::id::FlowRunId;
+use crate::model::limit::{Limits, TaskLimits};
+use crate::model::parameter::{Bound, bind};
+use crate::model::run::{Card, Happening, Level, TaskRun, TaskRunKey, TaskRunMoved};
+use crate::model::state::{Event, State};
+use crate::runner::{Job, Order, RunEnd, Runner, Settings};
+use crate::sandbox::{Powers, Sandbox};
+use crate::storage::{Results, TaskCache};
+
+/// What may wait to be shown before the runner waits for the terminal.
+const TOLD_MAX: usize = 256;
+
+/// Runs a flow here and now, without a server; prints its result.
+///
+/// Every task runs in a sandbox of its own and is granted nothing but what it asks for and the flags
+/// allow. Tasks and log lines go to standard error, the result to standard output. Ends with exit
+/// code 3 if the run did not succeed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  waft run . --param name=Ada
+  waft run flow.wasm --params run.json --json
+  waft run . --allow-net api.example.org:443 --allow-dir ./data::/data:ro")]
+pub(super) struct Args {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    given: Given,
+    #[command(flatten)]
+    powers: power::Flags,
+}
+
+pub(super) fn run(args: &Args, call: &Call) -> Done {
+    call.wait(async {
+        let parallel = args.powers.parallel(call);
+        let sandbox = sandbox(call, parallel)?;
+        let component = args.which.load(call, &sandbox).await?;
+        let definition = component.definition();
+        let parameters = bind(
+            &definition.parameters,
+            &args.given.read(&definition.parameters)?,
+        )?;
+        let powers = args.powers.powers(call)?;
+        let ceiling = args.powers.ceiling(call);
+        check_allowed(definition, &powers, &ceiling)?;
+        let runner = runner(sandbox, powers, ceiling, parallel, call)?;
+        let job = job(&component, parameters, call);
+        let (id, parameters) = (job.flow_run_id, job.parameters.clone());
+        let mut story = Story::new(definition, call);
+        let end = carry_out(&runner, job, &mut story).await?;
+        story.ended_at = Some(call.clock.now());
+        tell_end(&component, id, parameters, story, &end, call)
+    })
+}
+
+/// Refuses a flow that asks for more than is allowed here, before anything of it runs.
+fn check_allowed(definition: &Definition, powers: &Powers, ceiling: &Limits) -> Done {
+    let needs = definition.needs();
+    let offered = TaskLimits {
+        memory_bytes: Some(ceiling.memory_bytes),
+        cpu_ms: Some(ceiling.cpu_ms),
+        wall_ms: Some(ceiling.wall_ms),
+        output_bytes: Some(ceiling.output_bytes),
+        parallel: None,
+    };
+    let flags = needs.grants.missing_from(powers.policy());
+    if !flags.is_empty() {
+        let what = format!(
+            "flow `{}` asks for what is not allowed here",
+            definition.name
+        );
+        let flags: Vec<_> = flags.iter().map(|flag| pasteable(flag)).collect();
+        return Err(Failure::could(what).or_hint(format!("allow it: {}", flags.join(" "))));
+    }
+    let limits = needs.limits.exceeding(&offered);
+    if !limits.is_empty() {
+        let what = format!(
+            "flow `{}` asks for more than it may use here: {}",
+            definition.name,
+            limits.join("; ")
+        );
+        return Err(Failure::could(what)
+            .or_hint("raise the ceiling: --max-memory, --max-cpu, --max-wall, --max-output"));
+    }
+    Ok(())
+}
+
+/// Quotes what a shell would take for the names of files.
+fn pasteable(flag: &str) -> String {
+    match flag.split_once(' ') {
+        Some((name, value)) if value.contains('*') => format!("{name} '{value}'"),
+        _ => flag.to_owned(),
+    }
+}
+
+fn runner(
+    sandbox: Sandbox,
+    powers: Arc<Powers>,
+    ceiling: Limits,
+    parallel: usize,
+    call: &Call,
+) -> Done<Runner> {
+    let root = agent::results_root(call)?;
+    Ok(Runner::new(Settings {
+        sandbox,
+        results: Results::open(&root, call.clock.clone())?,
+        task_cache: TaskCache::open(&root)?,
+        powers,
+        ceiling,
+        clock: call.clock.clone(),
+        parallel,
+    }))
+}
+
+fn job(component: &Component, parameters: Bound, call: &Call) -> Job {
+    let now = call.clock.now();
+    Job {
+        flow_run_id: FlowRunId::at(now.as_microsecond(), rand::random()),
+        project: String::new(),
+        prepared: component.prepared.clone(),
+        described: component.described.clone(),
+        registered: Arc::new(component.definition().clone()),
+        parameters,
+        scheduled_at: now,
+        started_at: None,
+        timeout_ms: None,
+        lost: 0,
+        earlier: Vec::new(),
+    }
+}
+
+/// Runs the job and listens to what happens; an interrupt cancels it, a second one leaves it.
+async fn carry_out(runner: &Runner, job: Job, story: &mut Story) -> Done<RunEnd> {
+    let (order, orders) = watch::channel(Order::Go);
+    let (tell, mut told) = mpsc::channel(TOLD_MAX);
+    let mut signals = Signals::new()?;
+    let interrupted = async {
+        signals.next().await;
+        order.send_replace(Order::Cancel);
+        signals.next().await;
+        order.send_replace(Order::Abandon);
+        std::future::pending::<()>().await;
+    };
+    let listen = async {
+        while let Some((at, what)) = told.recv().await {
+            story.hear(at, what);
+        }
+    };
+    let work = async { tokio::join!(runner.run(job, orders, tell), listen).0 };
+    let end = tokio::select! {
+        end = work => end,
+        () = interrupted => return Err(Failure::could("interrupted")),
+    };
+    story.tree.end();
+    Ok(end)
+}
+
+/// What has happened so far.
+struct Story {
+    tree: Tree,
+    order: BTreeMap<String, usize>,
+    tasks: BTreeMap<(usize, Option<u32>), TaskRun>,
+    cards: Vec<Card>,
+    started_at: Option<Timestamp>,
+    ended_at: Option<Timestamp>,
+}
+
+impl Story {
+    fn new(definition: &Definition, call: &Call) -> Self {
+        let names = definition.tasks.iter().map(|task| task.name.clone());
+        let least = match call.is_verbose {
+            true => Level::Debug,
+            false => Level::Info,
+        };
+        Self {
+            tree: Tree::new(&call.output, Some(least)),
+            order: names.enumerate().map(|(nth, name)| (name, nth)).collect(),
+            tasks: BTreeMap::new(),
+            cards: Vec::new(),
+            started_at: None,
+            ended_at: None,
+        }
+    }
+
+    fn hear(&mut self, at: Timestamp, what: Happening) {
+        match what {
+            Happening::FlowRun(moved) => {
+                if moved.event == Event::Start {
+                    self.started_at.get_or_insert(at);
+                }
+            }
+            Happening::TaskRun(moved) => self.move_task(at, moved),
+            Happening::Log { lines } => lines.iter().for_each(|line| self.tree.say(line)),
+            Happening::Card { card } => {
+                self.cards
+                    .retain(|old| (&old.task_run, &old.title) != (&card.task_run, &card.title));
+                self.cards.push(card);
+            }
+        }
+    }
+
+    fn move_task(&mut self, at: Timestamp, moved: TaskRunMoved) {
+        let key = moved.task_run;
+        let nth = self.order.get(&key.task).copied().unwrap_or(usize::MAX);
+        let task = self
+            .tasks
+            .entry((nth, key.map_index))
+            .or_insert_with(|| new_task(&key));
+        // The runner is the one that decides; what the table refuses would be its bug.
+        debug_assert!(
+            task.state.after(moved.event).is_ok(),
+            "{key}: {} {}",
+            task.state,
+            moved.event
+        );
+        task.state = task.state.after(moved.event).unwrap_or(task.state);
+        task.message = moved.message;
+        task.code = moved.code;
+        task.attempts = moved.attempts;
+        task.loop_count = moved.loop_count;
+        task.usage = moved.usage;
+        task.result = moved.result.or(task.result.take());
+        task.denials = moved.denials;
+        if task.state == State::Running {
+            task.started_at.get_or_insert(at);
+        }
+        if task.state.is_over() {
+            task.ended_at = Some(at);
+        }
+        self.tree.see(&Seen {
+            key,
+            state: task.state,
+            message: task.message.clone(),
+            attempts: task.attempts,
+            wall_ms: task.usage.wall_ms,
+        });
+    }
+}
+
+fn new_task(key: &TaskRunKey) -> TaskRun {
+    TaskRun {
+        task: key.task.clone(),
+        map_index: key.map_index,
+        state: State::Pending,
+        message: String::new(),
+        code: None,
+        attempts: 0,
+        loop_count: 0,
+        started_at: None,
+        ended_at: None,
+        usage: crate::model::run::Usage::default(),
+        result: None,
+        denials: Vec::new(),
+    }
+}
+
+fn tell_end(
+    component: &Component,
+    id: FlowRunId,
+    parameters: Bound,
+    story: Story,
+    end: &RunEnd,
+    call: &Call,
+) -> Done {
+    let flow = &component.definition().name;
+    let state = State::Running
+        .after(end.moved.event)
+        .unwrap_or(State::Crashed);
+    let took = words::millis_between(story.started_at, story.ended_at).unwrap_or_default();
+    let task_runs = match story.tasks.len() {
+        1 => "1 task run".to_owned(),
+        count => format!("{count} task runs"),
+    };
+    let (state_word, took) = (state.to_string(), words::duration(took));
+    call.output
+        .note(format!("{state_word:<13} {flow}  {task_runs}  {took}"));
+    let denials: Vec<String> = story
+        .tasks
+        .values()
+        .flat_map(|task| task.denials.clone())
+        .collect();
+    if call.output.is_json() {
+        call.output.json(&Receipt {
+            flow: flow.clone(),
+            flow_run_id: id.to_string(),
+            state,
+            message: end.moved.message.clone(),
+            code: end.moved.code.clone(),
+            result: end
+                .value
+                .as_ref()
+                .map_or_else(|| ShownResult::none(None), ShownResult::of),
+            artifact: component.digest.to_string(),
+            parameters,
+            started_at: story.started_at,
+            ended_at: story.ended_at,
+            tasks: story.tasks.into_values().map(ShownTask::from).collect(),
+            cards: story.cards,
+        })?;
+    } else {
+        story
+            .cards
+            .iter()
+            .for_each(|card| call.output.note(card_text(card)));
+        if let Some(value) = &end.value {
+            call.output.bytes(&value.bytes)?;
+        }
+    }
+    verdict(flow, state, &end.moved.message, end.moved.code.as_deref()).map_err(|failure| {
+        match denials.as_slice() {
+            [] => failure,
+            denials => failure.or_hint(denials.join("; ")),
+        }
+    })
+}

@@ -1,0 +1,222 @@
+//! `waft server`: the server by itself.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use super::Call;
+use super::failure::{Done, Failure};
+use super::signals::Signals;
+use crate::client::Client;
+use crate::config::{Credentials, Millis};
+use crate::server::{self, Running, ServerSettings};
+use crate::wire::ListQuery;
+
+/// Where a server listens unless it is told otherwise.
+const LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 4280);
+/// How long an agent may be silent unless it is said otherwise.
+const LEASE: Millis = Millis(30_000);
+/// What a lease may last; less would be lost at every hiccup of the network.
+const LEASES: std::ops::RangeInclusive<u64> = 2_000..=600_000;
+
+/// Starts a server, or makes a token for it on its own machine.
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Starts a server; prints one line when it is ready, and goes on until it is interrupted.
+    #[command(after_help = "\
+Examples:
+  waft server start
+  waft server start --listen 0.0.0.0:4280 --host flows.example.org
+
+Address and token are left in this home, so that commands and agents of it need no flag.")]
+    Start(Flags),
+    /// Prints a new token that may do everything, for the database on this machine.
+    Token {
+        #[command(flatten)]
+        db: Db,
+    },
+}
+
+/// How a server is started.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub(super) struct Flags {
+    /// The address and port to listen on; 127.0.0.1:4280 unless given.
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+    /// A name by which browsers and agents call it, beside those of this machine. Repeatable.
+    #[arg(long, value_name = "NAME")]
+    host: Vec<String>,
+    /// How long an agent may be silent before its runs go to another, 2s to 10m; 30s unless given.
+    #[arg(long, value_name = "TIME")]
+    lease: Option<Millis>,
+    #[command(flatten)]
+    db: Db,
+}
+
+/// Which database.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub(super) struct Db {
+    /// The database file; `server.db` in this home unless given.
+    #[arg(long = "db", value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+impl Db {
+    fn path(&self, call: &Call) -> Done<PathBuf> {
+        let Some(file) = &self.file else {
+            call.config.home.make()?;
+            return Ok(call.config.home.db());
+        };
+        if file.to_str().is_some_and(|text| text.contains("://")) {
+            let what = format!("`{}` is not the path of a database file", file.display());
+            return Err(Failure::usage(what));
+        }
+        Ok(std::path::absolute(file)?)
+    }
+}
+
+pub(super) fn run(verb: Verb, call: &Call) -> Done {
+    match verb {
+        Verb::Start(flags) => call.wait(async {
+            let mut signals = Signals::new()?;
+            let running = start(&flags, call).await?;
+            let (credentials, link) = introduce(&running, &flags, call).await?;
+            tell_ready("waft server is up", &credentials, &link, call)?;
+            signals.next().await;
+            running.shutdown().await;
+            Ok(())
+        }),
+        Verb::Token { db } => {
+            let db = db.path(call)?;
+            if !db.is_file() {
+                let what = format!("there is no database `{}`", db.display());
+                return Err(Failure::could(what).or_hint("waft server start makes one"));
+            }
+            let text =
+                call.wait(async { Ok(server::make_token(db, call.clock.clone()).await?) })?;
+            match call.output.is_json() {
+                true => call.output.json(&serde_json::json!({ "text": text })),
+                false => call.output.line(text),
+            }
+        }
+    }
+}
+
+/// Starts a server.
+///
+/// # Errors
+///
+/// Says what is wrong with the address, the lease or the database.
+pub(super) async fn start(flags: &Flags, call: &Call) -> Done<Running> {
+    let set = &call.config.settings.server;
+    let listen = flags.listen.or(set.listen).unwrap_or(LISTEN);
+    let lease = flags.lease.or(set.lease).unwrap_or(LEASE);
+    if !LEASES.contains(&lease.0) {
+        return Err(Failure::usage(format!(
+            "a lease lasts 2s to 10m, not {lease}"
+        )));
+    }
+    let settings = ServerSettings {
+        listen,
+        db: flags.db.path(call)?,
+        lease: lease.into(),
+        hosts: flags.host.clone(),
+        clock: call.clock.clone(),
+    };
+    server::start(settings).await.map_err(|error| {
+        let is_taken = error
+            .chain()
+            .filter_map(|cause| cause.downcast_ref::<io::Error>())
+            .any(|cause| cause.kind() == io::ErrorKind::AddrInUse);
+        match is_taken {
+            true => Failure::could(format!("cannot listen on {listen}: the port is in use"))
+                .or_hint("--listen 127.0.0.1:0 takes a free one; another waft may be up already"),
+            false => Failure::from(error),
+        }
+    })
+}
+
+/// Finds the token that commands of this home use, and leaves it there with the address.
+///
+/// # Errors
+///
+/// Fails if no token can be made, or the file cannot be written.
+pub(super) async fn introduce(
+    running: &Running,
+    flags: &Flags,
+    call: &Call,
+) -> Done<(Credentials, String)> {
+    let url = url_of(running.addr);
+    let link = running.login_link();
+    let link = link.replacen(&format!("http://{}", running.addr), &url, 1);
+    let token = match &running.first_token {
+        Some(token) => token.clone(),
+        None => match kept_token(running, call).await {
+            Some(token) => token,
+            None => server::make_token(flags.db.path(call)?, call.clock.clone()).await?,
+        },
+    };
+    let credentials = Credentials { url, token };
+    call.config
+        .home
+        .keep_credentials(&credentials)
+        .map_err(|error| {
+            anyhow::Error::new(error).context("cannot leave address and token in this home")
+        })?;
+    Ok((credentials, link))
+}
+
+/// Returns the token that is kept here, if this server knows it.
+async fn kept_token(running: &Running, call: &Call) -> Option<String> {
+    let token = call.config.home.credentials().ok()??.token;
+    let client = Client::in_process(running.router.clone(), Some(token.clone()));
+    client.list_tokens(&ListQuery::default()).await.ok()?;
+    Some(token)
+}
+
+/// Writes the address by which this machine reaches a server that may listen on all of them.
+fn url_of(addr: SocketAddr) -> String {
+    let mut reached = addr;
+    if addr.ip().is_unspecified() {
+        reached.set_ip(match addr {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    format!("http://{reached}")
+}
+
+/// Prints the one line by which people and scripts know that it is ready.
+///
+/// # Errors
+///
+/// As [`super::Output::line`].
+pub(super) fn tell_ready(what: &str, credentials: &Credentials, link: &str, call: &Call) -> Done {
+    let url = &credentials.url;
+    match call.output.is_json() {
+        true => call
+            .output
+            .json_line(&serde_json::json!({ "url": url, "login_url": link })),
+        false => call
+            .output
+            .line(format_args!("{what} at {url} · log in: {link}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_on_all_addresses_is_reached_on_this_machine() {
+        let url = |addr: &str| url_of(addr.parse().unwrap());
+        assert_eq!(url("127.0.0.1:4280"), "http://127.0.0.1:4280");
+        assert_eq!(url("0.0.0.0:80"), "http://127.0.0.1:80");
+        assert_eq!(url("[::]:80"), "http://[::1]:80");
+    }
+}

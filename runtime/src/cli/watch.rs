@@ -1,0 +1,237 @@
+//! Following a run on a server until it is over.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::Call;
+use super::failure::{Done, Failure, Kind};
+use super::reach::pages;
+use super::receipt::{ShownResult, ShownTask, resolve};
+use super::tree::{Seen, Tree, log_line};
+use crate::client::Client;
+use crate::model::id::FlowRunId;
+use crate::model::run::{TaskRun, TaskRunKey};
+use crate::model::state::State;
+use crate::wire::{FlowRun, ListQuery, LogQuery, WatchQuery};
+
+/// Between two looks at a run that moves all the time.
+const PAUSE: Duration = Duration::from_millis(150);
+/// How long one question to the server waits for news.
+const WAIT_SECONDS: u32 = 25;
+
+/// Shows a run live until it is over, prints what came out, and fails if it did not succeed.
+///
+/// # Errors
+///
+/// Exit code 3 if the run did not succeed. An interrupt ends the watching, not the run.
+pub(super) async fn follow(client: &Client, id: FlowRunId, shows_logs: bool, call: &Call) -> Done {
+    let watching = async {
+        let logs = async {
+            match shows_logs {
+                true => {
+                    follow_logs(client, id, call, |line| {
+                        call.output.note(log_line(line));
+                        Ok(())
+                    })
+                    .await
+                }
+                false => Ok(()),
+            }
+        };
+        tokio::try_join!(follow_tasks(client, id, call), logs)
+    };
+    let run = tokio::select! {
+        result = watching => result?.0,
+        _ = tokio::signal::ctrl_c() => {
+            return Err(Failure::could("stopped watching; the run goes on")
+                .or_hint(format!("waft flow-run cancel {id}")));
+        }
+    };
+    print_end(client, run, call).await
+}
+
+async fn follow_tasks(client: &Client, id: FlowRunId, call: &Call) -> Done<FlowRun> {
+    let mut tree = Tree::new(&call.output, None);
+    let mut known: HashMap<TaskRunKey, (State, u32)> = HashMap::new();
+    let mut last: Option<FlowRun> = None;
+    loop {
+        let query = WatchQuery {
+            after: last.as_ref().map(|run| run.transition),
+            wait_seconds: if last.is_some() { WAIT_SECONDS } else { 0 },
+        };
+        let run = client.watch_flow_run(id, &query).await?;
+        if last
+            .as_ref()
+            .is_none_or(|last| last.transition != run.transition)
+        {
+            let mut tasks = task_runs(client, id).await?;
+            // A mapped task is counted when it is over, so its elements come first.
+            tasks.sort_by_key(|task| task.map_index.is_none());
+            for task in tasks {
+                let key = TaskRunKey {
+                    task: task.task.clone(),
+                    map_index: task.map_index,
+                };
+                let now = (task.state, task.attempts);
+                if known.insert(key.clone(), now) != Some(now) {
+                    tree.see(&seen(key, task));
+                }
+            }
+        }
+        if last.as_ref().is_none_or(|last| last.state != run.state) {
+            note_state(&run, call);
+        }
+        if run.state.is_over() {
+            tree.end();
+            return Ok(run);
+        }
+        last = Some(run);
+        call.clock.sleep(PAUSE).await;
+    }
+}
+
+fn seen(key: TaskRunKey, task: TaskRun) -> Seen {
+    Seen {
+        key,
+        state: task.state,
+        message: task.message,
+        attempts: task.attempts,
+        wall_ms: task.usage.wall_ms,
+    }
+}
+
+fn note_state(run: &FlowRun, call: &Call) {
+    let why = match run.message.is_empty() {
+        true => String::new(),
+        false => format!("  {}", run.message),
+    };
+    call.output
+        .note(format!("{:<13} {}{why}", run.state.to_string(), run.flow));
+}
+
+/// Lists all task runs of a run.
+pub(super) async fn task_runs(client: &Client, id: FlowRunId) -> Done<Vec<TaskRun>> {
+    let list = async |query: &ListQuery| client.task_runs(id, query).await;
+    Ok(pages(ListQuery::default(), usize::MAX, list).await?.0)
+}
+
+/// Hands over each log line in order until the run is over.
+pub(super) async fn follow_logs(
+    client: &Client,
+    id: FlowRunId,
+    call: &Call,
+    mut show: impl FnMut(&crate::model::run::LogLine) -> Done,
+) -> Done {
+    let mut query = LogQuery {
+        after: 0,
+        limit: Some(1_000),
+        wait_seconds: WAIT_SECONDS,
+    };
+    loop {
+        let page = client.logs(id, &query).await?;
+        for line in &page.lines {
+            show(&line.line)?;
+            query.after = line.number;
+        }
+        if page.is_end {
+            return Ok(());
+        }
+        if page.lines.is_empty() {
+            call.clock.sleep(PAUSE).await;
+        }
+    }
+}
+
+/// Makes the JSON object of a run: what the API says, its tasks, its result.
+pub(super) fn as_json(run: &FlowRun, tasks: Vec<ShownTask>) -> Done<impl serde::Serialize + use<>> {
+    #[derive(serde::Serialize)]
+    struct Shown {
+        #[serde(flatten)]
+        run: serde_json::Map<String, serde_json::Value>,
+        result_reference: Option<serde_json::Value>,
+        #[serde(flatten)]
+        result: ShownResult,
+        tasks: Vec<ShownTask>,
+    }
+    let result = match &run.result {
+        None => ShownResult::none(None),
+        Some(reference) => match resolve(reference) {
+            Ok(value) => ShownResult::of(&value),
+            Err(why) => ShownResult::none(Some(why)),
+        },
+    };
+    let serde_json::Value::Object(mut fields) = serde_json::to_value(run)? else {
+        return Err(Failure::could("a flow run is an object").of(Kind::Bug));
+    };
+    let result_reference = fields
+        .remove("result")
+        .filter(|reference| !reference.is_null());
+    Ok(Shown {
+        run: fields,
+        result_reference,
+        result,
+        tasks,
+    })
+}
+
+async fn print_end(client: &Client, run: FlowRun, call: &Call) -> Done {
+    if call.output.is_json() {
+        let tasks = task_runs(client, run.id)
+            .await?
+            .into_iter()
+            .map(ShownTask::from);
+        call.output.json(&as_json(&run, tasks.collect())?)?;
+    } else if let Some(reference) = &run.result {
+        match resolve(reference) {
+            Ok(value) => call.output.bytes(&value.bytes)?,
+            Err(why) => call
+                .output
+                .note(format!("the result is out of reach: {why}")),
+        }
+    }
+    verdict(&run.flow, run.state, &run.message, run.code.as_deref())
+        .map_err(|failure| failure.or_hint(format!("waft flow-run show {}", run.id)))
+}
+
+/// Ends a command well or with exit code 3, by how its run ended.
+pub(super) fn verdict(flow: &str, state: State, message: &str, code: Option<&str>) -> Done {
+    if state.is_successful() {
+        return Ok(());
+    }
+    let ended = match state {
+        State::Failed => "failed".to_owned(),
+        State::Crashed => "crashed".to_owned(),
+        State::TimedOut => "took longer than it may".to_owned(),
+        State::Cancelled => "was cancelled".to_owned(),
+        state => format!("ended as {state}"),
+    };
+    let mut what = format!("flow `{flow}` {ended}");
+    if !message.is_empty() && !ended.contains(message) {
+        what = format!("{what}: {message}");
+    }
+    if let Some(code) = code {
+        what = format!("{what} ({code})");
+    }
+    Err(Failure::could(what).of(Kind::Run))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_success_ends_well() {
+        assert!(verdict("f", State::Success, "", None).is_ok());
+        assert!(verdict("f", State::Skipped, "", None).is_ok());
+        let failure = verdict("f", State::Failed, "task `a` failed", Some("trap.oob")).unwrap_err();
+        assert_eq!(
+            failure.to_string(),
+            "error: flow `f` failed: task `a` failed (trap.oob)"
+        );
+        assert_eq!(failure.code(), 3);
+        assert_eq!(
+            verdict("f", State::Cancelled, "", None).unwrap_err().code(),
+            3
+        );
+    }
+}

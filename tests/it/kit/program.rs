@@ -1,0 +1,217 @@
+//! The real program as processes: a server, agents, and signals that end or stop them.
+//!
+//! One folder is the `WAFT_HOME` of all of them, so none needs to be told where the others are.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use waft::client::Client;
+use waft::storage::Root;
+use waft::wire::NewProject;
+
+use super::witness::{Witness, patient};
+use super::world::{PROJECT, registration};
+
+/// The program that is tested.
+pub(crate) const WAFT: &str = env!("CARGO_BIN_EXE_waft");
+/// How often something is looked for that gives no sign by itself.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// A server and agents of one `WAFT_HOME`, each a process.
+pub(crate) struct Processes {
+    witness: Witness,
+    listen: SocketAddr,
+    lease: String,
+    server: Option<Process>,
+    folder: TempDir,
+}
+
+/// A process that does not outlive its story.
+pub(crate) struct Process(Child);
+
+impl Processes {
+    /// Starts a server, and makes the project of all stories.
+    pub(crate) async fn start(lease: Duration) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("out")).unwrap();
+        std::fs::create_dir(folder.path().join("data")).unwrap();
+        let listen = free_port();
+        let mut all = Self {
+            witness: Witness {
+                client: Client::new(&format!("http://{listen}"), None).unwrap(),
+            },
+            listen,
+            lease: format!("{}s", lease.as_secs()),
+            server: None,
+            folder,
+        };
+        all.start_server().await;
+        let token = all.waft(["server", "token"]).output().unwrap();
+        assert!(token.status.success(), "{token:?}");
+        let token = String::from_utf8(token.stdout).unwrap().trim().to_owned();
+        all.witness.client = Client::new(all.client.url(), Some(token)).unwrap();
+        let project = NewProject {
+            name: PROJECT.to_owned(),
+            description: String::new(),
+        };
+        all.client.create_project(&project).await.unwrap();
+        all
+    }
+
+    /// Starts the server, or starts it again on the same database and address.
+    pub(crate) async fn start_server(&mut self) {
+        let listen = self.listen.to_string();
+        let mut command = self.waft([
+            "server",
+            "start",
+            "--listen",
+            &listen,
+            "--lease",
+            &self.lease,
+        ]);
+        self.server = Some(Process::spawn(&mut command));
+        let client = &self.client;
+        let up = async {
+            while client.health().await.is_err() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        patient("the server to answer", up).await;
+    }
+
+    /// Kills the server with `kill -9`.
+    pub(crate) fn kill_server(&mut self) {
+        drop(self.server.take());
+    }
+
+    /// Starts an agent that lets guests see `/out`, and read `/data`.
+    pub(crate) fn agent(&self, name: &str) -> Process {
+        let out = format!("{}::/out:rw", self.out().display());
+        let data = format!("{}::/data:ro", self.data().display());
+        let mut command = self.waft(["agent", "start", "--name", name]);
+        Process::spawn(command.args(["--allow-dir", &out, "--allow-dir", &data]))
+    }
+
+    /// Registers a guest.
+    pub(crate) async fn register(&self, name: &str) {
+        let root = Root::local(&self.home().join("flows")).unwrap();
+        let registration = registration(name, &root).await;
+        self.client.register(PROJECT, &registration).await.unwrap();
+    }
+
+    /// Returns the file that the guest `sides` writes to.
+    pub(crate) fn out_log(&self) -> PathBuf {
+        self.out().join("log")
+    }
+
+    fn out(&self) -> PathBuf {
+        self.folder.path().join("out")
+    }
+
+    /// Returns the folder that guests may read as `/data`.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn home(&self) -> PathBuf {
+        self.folder.path().join("home")
+    }
+
+    /// Makes a command of the program with this `WAFT_HOME`.
+    pub(crate) fn waft<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
+        let mut command = Command::new(WAFT);
+        command
+            .args(arguments)
+            .env("WAFT_HOME", self.home())
+            .env_remove("WAFT__SERVER__URL")
+            .env_remove("WAFT__SERVER__TOKEN");
+        command
+    }
+}
+
+impl std::ops::Deref for Processes {
+    type Target = Witness;
+
+    fn deref(&self) -> &Witness {
+        &self.witness
+    }
+}
+
+impl Process {
+    fn spawn(command: &mut Command) -> Self {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+        Self(child.unwrap())
+    }
+
+    /// Kills it with `kill -9`.
+    pub(crate) fn kill(self) {
+        drop(self);
+    }
+
+    /// Stops it with SIGSTOP: it does nothing, and does not know that time passes.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Asks it to end, and waits until it has; returns its exit code.
+    pub(crate) async fn terminate(mut self) -> Option<i32> {
+        self.signal(Signal::TERM);
+        let ended = async {
+            loop {
+                if let Some(status) = self.0.try_wait().unwrap() {
+                    return status.code();
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        patient("the process to end", ended).await
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Returns the lines of a file; none if it is not there.
+pub(crate) fn lines_of(file: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+/// Waits until a file has so many lines, and returns them all.
+pub(crate) async fn lines(file: &Path, count: usize) -> Vec<String> {
+    let written = async {
+        loop {
+            let lines = lines_of(file);
+            if lines.len() >= count {
+                return lines;
+            }
+            // A guest signals by a file and by nothing else.
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    patient(&format!("{count} lines in {}", file.display()), written).await
+}
+
+fn free_port() -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    listener.local_addr().unwrap()
+}

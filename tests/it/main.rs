@@ -1,0 +1,22 @@
+//! The one test binary of the product, from outside: the library `waft` and the program `waft`.
+//!
+//! One file a subject. What many of them need lies in `kit`; the transcripts under `cli` are the
+//! manual of the command line, and are run line by line.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test may read the environment that started it, and wait"
+)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
+
+mod examples;
+mod flows;
+mod guests;
+mod kills;
+mod kit;
+mod lifecycle;
+mod manual;
+mod refusals;
+mod rude;
+mod server;
+mod tidy;

@@ -1,0 +1,222 @@
+//! Tokens, sessions and logins: who may do what.
+
+use axum::body::Body;
+use http::{Method, Request, StatusCode};
+use tower::ServiceExt as _;
+
+use super::api::raw;
+use super::*;
+use waft::wire::{NewToken, Scope};
+
+/// Makes a token and a client that uses it.
+pub(super) async fn other(
+    world: &World,
+    scope: Scope,
+    projects: Option<&[&str]>,
+) -> (Client, String) {
+    let new = NewToken {
+        name: format!("token-{}", rand::random::<u32>()),
+        scope,
+        projects: projects.map(|names| names.iter().map(|name| (*name).to_owned()).collect()),
+    };
+    let made = world.client.create_token(&new).await.unwrap();
+    let client = Client::in_process(waft::server::router(&world.app), Some(made.text.clone()));
+    (client, made.text)
+}
+
+#[tokio::test]
+async fn a_token_bound_to_a_project_sees_nothing_else() {
+    let world = World::new().await;
+    let second = NewProject {
+        name: "second".to_owned(),
+        description: String::new(),
+    };
+    world.client.create_project(&second).await.unwrap();
+    world.register("etl").await;
+    let run = world.create("etl").await;
+    let (stranger, _) = other(&world, Scope::User, Some(&["second"])).await;
+    let none = ListQuery::default();
+    assert!(stranger.list_flows(&none).await.unwrap().items.is_empty());
+    assert!(
+        stranger
+            .list_flow_runs(&none)
+            .await
+            .unwrap()
+            .items
+            .is_empty()
+    );
+    assert_eq!(stranger.list_projects(&none).await.unwrap().items.len(), 1);
+    assert!(stranger.list_agents(&none).await.unwrap().items.is_empty());
+    assert_eq!(code(stranger.flow("etl").await), "flow-unknown");
+    assert_eq!(code(stranger.flow("demo/etl").await), "flow-unknown");
+    assert_eq!(
+        code(stranger.flow(&run.flow_id.to_string()).await),
+        "flow-unknown"
+    );
+    assert_eq!(code(stranger.pause_flow("etl").await), "flow-unknown");
+    assert_eq!(code(stranger.delete_flow("etl").await), "flow-unknown");
+    assert_eq!(
+        code(stranger.create_flow_run(&new_run("etl")).await),
+        "flow-unknown"
+    );
+    assert_eq!(code(stranger.flow_run(run.id).await), "flow-run-unknown");
+    assert_eq!(
+        code(stranger.history(run.id, &none).await),
+        "flow-run-unknown"
+    );
+    assert_eq!(
+        code(stranger.task_runs(run.id, &none).await),
+        "flow-run-unknown"
+    );
+    assert_eq!(code(stranger.cards(run.id).await), "flow-run-unknown");
+    assert_eq!(code(stranger.explain(run.id).await), "flow-run-unknown");
+    assert_eq!(code(stranger.cancel(run.id).await), "flow-run-unknown");
+    assert_eq!(
+        code(stranger.delete_flow_run(run.id).await),
+        "flow-run-unknown"
+    );
+    assert_eq!(
+        code(stranger.register("demo", &registration("x")).await),
+        "project-unknown"
+    );
+    assert_eq!(code(stranger.delete_project("demo").await), "forbidden");
+    assert_eq!(code(stranger.create_project(&second).await), "forbidden");
+    let all = NewToken {
+        name: "all".to_owned(),
+        scope: Scope::User,
+        projects: Some(vec!["demo".to_owned()]),
+    };
+    assert_eq!(code(stranger.create_token(&all).await), "project-unknown");
+
+    // An agent with that token is given that project's runs only.
+    let session = NewSession {
+        name: "mira".to_owned(),
+        hostname: "host".to_owned(),
+        version: "0.1.0".to_owned(),
+        protocol: PROTOCOL,
+        offer: offer(),
+        slots: 1,
+    };
+    let opened = stranger.open_session(&session).await.unwrap();
+    let poll = Poll {
+        session_id: opened.session_id,
+        free_slots: 1,
+        wait_seconds: 0,
+    };
+    assert!(stranger.poll(&poll).await.unwrap().flow_runs.is_empty());
+    assert_eq!(
+        code(world.client.poll(&poll).await),
+        "session-unknown",
+        "another token's session"
+    );
+}
+
+#[tokio::test]
+async fn a_token_does_what_its_scope_says_and_nothing_once_it_is_revoked() {
+    let world = World::new().await;
+    world.register("etl").await;
+    let none = ListQuery::default();
+    let (reader, text) = other(&world, Scope::ReadOnly, None).await;
+    assert_eq!(reader.list_flows(&none).await.unwrap().items.len(), 1);
+    assert_eq!(
+        code(reader.create_flow_run(&new_run("etl")).await),
+        "forbidden"
+    );
+    assert_eq!(code(reader.pause_flow("etl").await), "forbidden");
+    let (agent, _) = other(&world, Scope::Agent, None).await;
+    assert_eq!(code(agent.list_flows(&none).await), "forbidden");
+    assert_eq!(
+        code(agent.create_flow_run(&new_run("etl")).await),
+        "forbidden"
+    );
+    let tokens = world.client.list_tokens(&none).await.unwrap().items;
+    assert_eq!(tokens.len(), 3);
+    let id = text.split('_').nth(1).unwrap();
+    let own = tokens
+        .iter()
+        .find(|token| token.id.to_string().replace('-', "") == id);
+    world.client.revoke_token(own.unwrap().id).await.unwrap();
+    assert_eq!(code(reader.list_flows(&none).await), "token-wrong");
+}
+
+#[tokio::test]
+async fn an_older_session_of_an_agent_ends_and_keeps_its_lease() {
+    let world = World::new().await;
+    world.register("etl").await;
+    let run = world.create("etl").await;
+    let first = world.agent("mira").await;
+    let key = lease(&first.poll(1).await[0]);
+    let second = world.agent("mira").await;
+    let poll = Poll {
+        session_id: first.session,
+        free_slots: 1,
+        wait_seconds: 0,
+    };
+    assert_eq!(code(world.client.poll(&poll).await), "session-unknown");
+    assert_eq!(world.run(run.id).await.state, State::Claimed);
+    assert!(
+        second
+            .tell(key, vec![flow(Event::Start)])
+            .await
+            .lost
+            .is_empty()
+    );
+    let agents = world
+        .client
+        .list_agents(&ListQuery::default())
+        .await
+        .unwrap()
+        .items;
+    assert_eq!(agents.len(), 1);
+    assert_eq!(agents[0].flow_runs, [run.id]);
+}
+
+#[tokio::test]
+async fn a_browser_logs_in_by_a_link_and_only_from_here() {
+    let world = World::new().await;
+    let code = world.app.login_code();
+    let login = Request::get(format!("/login?code={code}")).header("host", "localhost");
+    let router = waft::server::router(&world.app);
+    let answer = router
+        .clone()
+        .oneshot(login.body(Body::empty()).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), StatusCode::SEE_OTHER);
+    let cookie = answer.headers()["set-cookie"].to_str().unwrap().to_owned();
+    assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"));
+    let cookie = cookie.split(';').next().unwrap();
+    let own = [("host", "localhost"), ("cookie", cookie)];
+    assert_eq!(raw(&world, Method::GET, "/", &own, "").await.0, 200);
+    assert_eq!(
+        raw(&world, Method::GET, "/api/flows", &own, "").await.0,
+        200
+    );
+    let foreign = [
+        ("host", "localhost"),
+        ("cookie", cookie),
+        ("origin", "https://evil.example"),
+    ];
+    let refused = raw(&world, Method::GET, "/api/flows", &foreign, "").await;
+    assert_eq!(refused, (403, "origin-wrong".to_owned()));
+    assert_eq!(
+        raw(&world, Method::GET, "/", &[("host", "localhost")], "")
+            .await
+            .0,
+        401
+    );
+}
+
+#[tokio::test]
+async fn the_page_shows_runs_to_those_who_may_read() {
+    let world = World::new().await;
+    for (scope, expected) in [
+        (Scope::Agent, (403, "forbidden".to_owned())),
+        (Scope::ReadOnly, (200, String::new())),
+    ] {
+        let (_, text) = other(&world, scope, None).await;
+        let bearer = format!("Bearer {text}");
+        let headers = [("host", "localhost"), ("authorization", bearer.as_str())];
+        assert_eq!(raw(&world, Method::GET, "/", &headers, "").await, expected);
+    }
+}

@@ -1,0 +1,176 @@
+//! Who gets which run, and when.
+
+use super::*;
+
+#[tokio::test]
+async fn a_run_goes_to_an_agent_that_satisfies_it() {
+    let world = World::new().await;
+    world.register("etl").await;
+    let mut new = new_run("etl");
+    new.labels = Labels::from_iter(["gpu"]);
+    let run = world.try_create(&new).await.unwrap();
+    let plain = world.agent("plain").await;
+    assert!(plain.poll(1).await.is_empty());
+    let mut with_gpu = offer();
+    with_gpu.labels = Labels::from_iter(["gpu", "eu"]);
+    let gpu = world.agent_offering("gpu", with_gpu).await;
+    let claimed = gpu.poll(4).await;
+    assert_eq!(claimed.len(), 1);
+    assert_eq!(claimed[0].flow_run_id, run.id);
+    assert_eq!(claimed[0].epoch, 1);
+    assert_eq!(claimed[0].parameters["times"], 3, "defaults are filled in");
+    assert_eq!(claimed[0].locations.len(), 1);
+    assert!(gpu.poll(4).await.is_empty(), "claimed once");
+}
+
+#[tokio::test]
+async fn priority_goes_first_then_projects_in_turn_then_due_time() {
+    let world = World::new().await;
+    let other = NewProject {
+        name: "other".to_owned(),
+        description: String::new(),
+    };
+    world.client.create_project(&other).await.unwrap();
+    world.register("a").await;
+    let asked = registration("b");
+    world.client.register("other", &asked).await.unwrap();
+    let mut expected = Vec::new();
+    for (flow, priority) in [("a", 0), ("a", 0), ("a", 0), ("b", 0), ("a", 5)] {
+        let mut new = new_run(flow);
+        new.priority = priority;
+        expected.push(world.try_create(&new).await.unwrap().id);
+        world.clock.pass(Duration::from_millis(10));
+    }
+    let agent = world.agent("mira").await;
+    let mut order = Vec::new();
+    for _ in 0..5 {
+        order.push(agent.poll(1).await[0].flow_run_id);
+    }
+    let [a1, a2, a3, b1, urgent] = expected[..] else {
+        panic!("five runs");
+    };
+    // The urgent run was of `demo`, so `other` has the next turn.
+    assert_eq!(order, [urgent, b1, a1, a2, a3]);
+}
+
+#[tokio::test]
+async fn a_poll_waits_and_is_woken_by_a_new_run_and_by_one_that_becomes_due() {
+    let world = World::new().await;
+    world.register("etl").await;
+    let agent = std::sync::Arc::new(world.agent("mira").await);
+    let waiting = {
+        let agent = agent.clone();
+        tokio::spawn(async move { agent.poll_waiting(1, 30).await })
+    };
+    while world.app.waiting_polls() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let run = world.create("etl").await;
+    assert_eq!(waiting.await.unwrap()[0].flow_run_id, run.id);
+
+    let mut later = new_run("etl");
+    later.scheduled_at = Some(world.app.clock.now() + jiff::SignedDuration::from_secs(60));
+    let later = world.try_create(&later).await.unwrap();
+    assert!(agent.poll(1).await.is_empty(), "it is not due");
+    let waiting = {
+        let agent = agent.clone();
+        tokio::spawn(async move { agent.poll_waiting(1, 30).await })
+    };
+    while world.app.waiting_polls() == 0 {
+        tokio::task::yield_now().await;
+    }
+    // The wall moves and nobody has waited so long: the poll is rung awake.
+    world.clock.jump("2026-03-01T01:00:00Z".parse().unwrap());
+    waft::server::duty::ringer::ring(&world.app).await.unwrap();
+    assert_eq!(waiting.await.unwrap()[0].flow_run_id, later.id);
+}
+
+#[tokio::test]
+async fn many_polls_and_many_runs_are_paired_once() {
+    let world = World::new().await;
+    world.register("etl").await;
+    let mut polls = Vec::new();
+    for nth in 0..20 {
+        let agent = world.agent(&format!("agent-{nth}")).await;
+        polls.push(tokio::spawn(async move { agent.poll_waiting(1, 30).await }));
+    }
+    let mut made: Vec<FlowRunId> = Vec::new();
+    for _ in 0..20 {
+        made.push(world.create("etl").await.id);
+    }
+    let mut claimed = Vec::new();
+    for poll in polls {
+        claimed.extend(poll.await.unwrap().into_iter().map(|run| run.flow_run_id));
+    }
+    claimed.sort();
+    made.sort();
+    assert_eq!(claimed, made);
+}
+
+#[tokio::test]
+async fn a_declined_run_goes_to_another_agent() {
+    let world = World::new().await;
+    world.register("etl").await;
+    let run = world.create("etl").await;
+    let (mira, nas) = (world.agent("mira").await, world.agent("nas").await);
+    let claimed = mira.poll(1).await;
+    mira.tell(lease(&claimed[0]), vec![flow(Event::Decline)])
+        .await;
+    assert!(mira.poll(1).await.is_empty(), "not the same agent at once");
+    assert_eq!(nas.poll(1).await[0].epoch, 2);
+    assert_eq!(world.run(run.id).await.claims, 2);
+}
+
+#[tokio::test]
+async fn a_claim_that_did_not_reach_its_agent_comes_back() {
+    let world = World::new().await;
+    world.register("etl").await;
+    let run = world.create("etl").await;
+    let agent = world.agent("mira").await;
+    assert_eq!(agent.poll(1).await.len(), 1);
+    let listen = waft::wire::Listen {
+        session_id: agent.session,
+        leases: Vec::new(),
+        wait_seconds: 0,
+    };
+    world.client.listen(&listen).await.unwrap();
+    assert_eq!(
+        world.run(run.id).await.state,
+        State::Claimed,
+        "it may be on its way"
+    );
+    world.clock.pass(Duration::from_secs(6));
+    world.client.listen(&listen).await.unwrap();
+    assert_eq!(world.run(run.id).await.state, State::Scheduled);
+    let again = agent.poll(1).await;
+    assert_eq!((again[0].epoch, again[0].lost), (2, 0));
+}
+
+#[tokio::test]
+async fn explain_names_what_is_missing() {
+    let world = World::new().await;
+    world.register("etl").await;
+    let mut new = new_run("etl");
+    new.labels = Labels::from_iter(["nowhere"]);
+    let run = world.try_create(&new).await.unwrap();
+    let nobody = world.client.explain(run.id).await.unwrap();
+    assert_eq!(nobody.summary, "no agent was ever started");
+    let agent = world.agent("mira").await;
+    agent.poll(1).await;
+    let explained = world.client.explain(run.id).await.unwrap();
+    assert_eq!(
+        explained.summary,
+        "no agent offers the label `nowhere`; 1 agent is polling"
+    );
+    assert_eq!(
+        explained.agents[0].words,
+        ["does not offer the label `nowhere`"]
+    );
+    assert_eq!(
+        explained.hints[0],
+        "start one with it: waft agent start --label nowhere"
+    );
+    world.clock.pass(Duration::from_secs(60));
+    let gone = world.client.explain(run.id).await.unwrap();
+    assert_eq!(gone.summary, "no agent polls; `mira` did");
+}

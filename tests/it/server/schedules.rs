@@ -1,0 +1,187 @@
+//! Schedules: runs ahead, versions, pauses, a server that was away.
+
+use super::*;
+
+fn hourly(name: &str, line: &str) -> Registration {
+    let mut asked = registration(name);
+    asked.definition.schedule = serde_json::from_value(json!({
+        "clocks": [{
+            "name": "main",
+            "rule": {"cron": {"line": line, "time_zone": "UTC"}},
+            "parameters": {"name": "Ada"},
+        }],
+    }))
+    .unwrap();
+    asked
+}
+
+async fn dues(world: &World) -> Vec<String> {
+    let query = ListQuery {
+        state: Some("Scheduled".to_owned()),
+        limit: Some(200),
+        ..ListQuery::default()
+    };
+    let page = world.client.list_flow_runs(&query).await.unwrap();
+    let mut dues: Vec<_> = page
+        .items
+        .iter()
+        .map(|run| run.scheduled_at.to_string())
+        .collect();
+    dues.sort();
+    dues
+}
+
+#[tokio::test]
+async fn the_next_ten_runs_are_made_once() {
+    let world = World::new().await;
+    world
+        .client
+        .register("demo", &hourly("etl", "0 * * * *"))
+        .await
+        .unwrap();
+    for _ in 0..3 {
+        world.schedule().await;
+    }
+    let first = dues(&world).await;
+    assert_eq!(first.len(), 10);
+    assert_eq!(first[0], "2026-03-01T01:00:00Z");
+    world.clock.pass(Duration::from_secs(3600));
+    world.schedule().await;
+    let second = dues(&world).await;
+    assert_eq!(second.len(), 11, "one is due, ten are ahead");
+    assert_eq!(second[10], "2026-03-01T11:00:00Z");
+    let claimed = world.agent("mira").await.poll(9).await;
+    assert_eq!(claimed.len(), 1);
+    assert_eq!(claimed[0].parameters["name"], "Ada");
+}
+
+#[tokio::test]
+async fn a_new_version_takes_over_the_runs_ahead_and_a_pause_takes_them_back() {
+    let world = World::new().await;
+    world
+        .client
+        .register("demo", &hourly("etl", "0 * * * *"))
+        .await
+        .unwrap();
+    world.schedule().await;
+    let by_hand = world.create("etl").await;
+    let mut changed = hourly("etl", "30 * * * *");
+    changed.artifact = Digest::of(b"other");
+    let registered = world.client.register("demo", &changed).await.unwrap();
+    assert_eq!((registered.version, registered.is_new), (2, true));
+    world.schedule().await;
+    let query = ListQuery {
+        state: Some("Scheduled".to_owned()),
+        ..ListQuery::default()
+    };
+    let runs = world.client.list_flow_runs(&query).await.unwrap().items;
+    for run in &runs {
+        assert_eq!(run.version, if run.id == by_hand.id { 1 } else { 2 });
+    }
+    assert_eq!(runs.len(), 11);
+    assert_eq!(dues(&world).await[1], "2026-03-01T00:30:00Z");
+
+    assert!(world.client.pause_flow("etl").await.unwrap().is_paused);
+    world.schedule().await;
+    assert_eq!(dues(&world).await.len(), 1, "only the one made by hand");
+    changed.artifact = Digest::of(b"third");
+    world.client.register("demo", &changed).await.unwrap();
+    world.schedule().await;
+    assert_eq!(dues(&world).await.len(), 1, "a pause outlives a version");
+    world.client.resume_flow("etl").await.unwrap();
+    world.schedule().await;
+    assert_eq!(dues(&world).await.len(), 11);
+}
+
+#[tokio::test]
+async fn of_what_was_missed_only_the_newest_is_made_up_for() {
+    let world = World::new().await;
+    world
+        .client
+        .register("demo", &hourly("etl", "0 * * * *"))
+        .await
+        .unwrap();
+    world.schedule().await;
+    // Longer than what is made ahead.
+    world.clock.pass(Duration::from_secs(36 * 3600 + 60));
+    world.schedule().await;
+    let due = dues(&world).await;
+    assert_eq!(due.len(), 11);
+    assert_eq!(due[0], "2026-03-02T12:00:00Z");
+    assert_eq!(due[1], "2026-03-02T13:00:00Z");
+    let missed = ListQuery {
+        state: Some("Cancelled".to_owned()),
+        ..ListQuery::default()
+    };
+    assert_eq!(
+        world
+            .client
+            .list_flow_runs(&missed)
+            .await
+            .unwrap()
+            .items
+            .len(),
+        10
+    );
+}
+
+#[tokio::test]
+async fn an_archived_flow_makes_no_runs() {
+    let world = World::new().await;
+    world
+        .client
+        .register("demo", &hourly("etl", "0 * * * *"))
+        .await
+        .unwrap();
+    world.schedule().await;
+    assert!(world.client.archive_flow("etl").await.unwrap().is_archived);
+    world.clock.pass(Duration::from_secs(7200));
+    world.schedule().await;
+    assert!(dues(&world).await.is_empty());
+    assert_eq!(
+        code(world.try_create(&new_run("etl")).await),
+        "flow-archived"
+    );
+    let again = world
+        .client
+        .register("demo", &hourly("etl", "0 * * * *"))
+        .await
+        .unwrap();
+    assert!(!again.is_new);
+    world.schedule().await;
+    assert_eq!(dues(&world).await.len(), 10);
+}
+
+#[tokio::test]
+async fn a_schedule_that_cannot_work_is_refused() {
+    let world = World::new().await;
+    let mut without = hourly("etl", "0 * * * *");
+    let schedule = without.definition.schedule.as_mut().unwrap();
+    schedule.clocks[0].parameters.clear();
+    assert_eq!(
+        code(world.client.register("demo", &without).await),
+        "definition-bad"
+    );
+    let bad_line = hourly("etl", "61 * * * *");
+    assert_eq!(
+        code(world.client.register("demo", &bad_line).await),
+        "definition-bad"
+    );
+}
+
+#[tokio::test]
+async fn a_schedule_that_cannot_be_filled_is_in_nobodys_way() {
+    let world = World::new().await;
+    for name in ["broken", "whole"] {
+        let asked = hourly(name, "0 * * * *");
+        world.client.register("demo", &asked).await.unwrap();
+    }
+    let sql = "UPDATE flow SET flow_version_id = zeroblob(16) WHERE name = 'broken'";
+    let broken = world
+        .app
+        .db
+        .write(move |tx| Box::pin(tx.run(sql, Vec::new())));
+    assert_eq!(broken.await.unwrap(), 1);
+    world.schedule().await;
+    assert_eq!(dues(&world).await.len(), 10, "of the other one");
+}
