@@ -6,7 +6,7 @@
 use crate::definition::Trigger;
 use crate::graph::{self, From};
 use crate::node::{IntoInput, Literal, Node};
-use crate::value::joined;
+use crate::text::joined;
 
 /// Takes one of two branches.
 ///

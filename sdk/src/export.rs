@@ -5,9 +5,11 @@ use crate::bindings::waft::flow::types::NamedValue;
 use crate::graph::{self, From};
 use crate::node::{Literal, Node, Param};
 use crate::spec::{self, ClockSpec};
-use crate::value::{Inputs, Value, joined};
+use crate::text::{joined, owned};
+use crate::value::{Inputs, Value};
 use crate::{Schema, Signal};
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 
 /// A flow function, as a type of the same name. Written by `#[flow]`.
 pub trait Flow {
@@ -32,8 +34,8 @@ pub trait Flow {
 pub(crate) fn describe<F: Flow>() -> Result<definition::Flow, String> {
     let drawing = graph::describe(F::build)?;
     Ok(definition::Flow {
-        name: F::NAME.to_string(),
-        description: F::DESCRIPTION.to_string(),
+        name: owned(F::NAME),
+        description: owned(F::DESCRIPTION),
         parameters: drawing.parameters,
         tasks: drawing.tasks,
         edges: drawing.edges,
@@ -46,7 +48,8 @@ pub(crate) fn describe<F: Flow>() -> Result<definition::Flow, String> {
 /// Runs one attempt of a task of the flow.
 pub(crate) fn run<F: Flow>(function: String, inputs: Vec<NamedValue>) -> Result<Value, Signal> {
     match graph::find(function.clone(), F::build) {
-        Some(body) => body(&mut Inputs::new(inputs)),
+        // What the task does not take ends with the attempt.
+        Some(body) => body(&mut ManuallyDrop::new(Inputs::new(inputs))),
         None => Err(Signal::fail_for_good(joined(&[
             "this component has no task function `",
             &function,

@@ -6,15 +6,21 @@
 
 use crate::definition::{self, Body, Condition, Edge, Mapping, Source, Trigger};
 use crate::spec::TaskSpec;
-use crate::value::{Inputs, Value, joined, json};
+use crate::text::{decimal, joined, owned};
+use crate::value::{Inputs, Value, json};
 use crate::{Node, Param, Signal};
-use std::cell::RefCell;
+use std::cell::Cell;
+use std::mem::{self, ManuallyDrop};
 
 /// The body of a task, as `tasks.run` calls it.
 pub(crate) type Run = fn(&mut Inputs) -> Result<Value, Signal>;
 
+/// A graph is never freed but its parts are handed on: an attempt ends with all its memory, so the code that
+/// frees a graph would be 2 KB of every artifact for nothing.
+type Open = ManuallyDrop<Box<Graph>>;
+
 thread_local! {
-    static GRAPH: RefCell<Option<Graph>> = const { RefCell::new(None) };
+    static GRAPH: Cell<Option<Open>> = const { Cell::new(None) };
 }
 
 /// Where an input comes from.
@@ -55,7 +61,7 @@ struct Graph {
     /// The branches around the call that comes next, outermost first.
     branches: Vec<Condition>,
     /// How often each name was used.
-    names: Vec<(&'static str, u32)>,
+    names: Vec<(&'static str, u64)>,
     /// The first mistake that the compiler could not see.
     mistake: Option<String>,
 }
@@ -74,14 +80,14 @@ pub(crate) fn describe(build: impl FnOnce() -> Option<From>) -> Result<Drawing, 
     open(Purpose::Describe);
     let output = build();
     let output = output.and_then(|from| output_task(&from));
-    let graph = close();
-    match graph.mistake {
+    let mut graph = taken("flow");
+    match graph.mistake.take() {
         Some(mistake) => Err(mistake),
         None => Ok(Drawing {
-            tasks: graph.tasks,
-            edges: graph.edges,
-            parameters: graph.parameters,
-            reference_tasks: graph.reference_tasks,
+            tasks: mem::take(&mut graph.tasks),
+            edges: mem::take(&mut graph.edges),
+            parameters: mem::take(&mut graph.parameters),
+            reference_tasks: mem::take(&mut graph.reference_tasks),
             output,
         }),
     }
@@ -94,7 +100,7 @@ pub(crate) fn find(function: String, build: impl FnOnce() -> Option<From>) -> Op
         found: None,
     });
     build();
-    match close().purpose {
+    match taken("flow").purpose {
         Purpose::Find { found, .. } => found,
         Purpose::Describe => None,
     }
@@ -111,43 +117,45 @@ fn open(purpose: Purpose) {
         names: Vec::new(),
         mistake: None,
     };
-    GRAPH.with_borrow_mut(|open| *open = Some(graph));
+    GRAPH.set(Some(ManuallyDrop::new(Box::new(graph))));
 }
 
-fn close() -> Graph {
-    let graph = GRAPH.with_borrow_mut(Option::take);
-    graph.expect(
-        "a flow function runs to its end inside `describe` or `find`, which opened the graph",
-    )
-}
-
-/// Lends the open graph. Outside of a flow function there is none: a mistake of the author.
+/// Lends the open graph.
 fn with<R>(what: &str, act: impl FnOnce(&mut Graph) -> R) -> R {
-    GRAPH.with_borrow_mut(|graph| match graph {
-        Some(graph) => act(graph),
-        None => panic!(
-            "`{what}` was called outside of a flow; in a task body or a test call `{what}::run`"
-        ),
+    let mut graph = taken(what);
+    let answer = act(&mut graph);
+    GRAPH.set(Some(graph));
+    answer
+}
+
+/// Outside of a flow function no graph is open: a mistake of the author.
+#[inline(never)]
+fn taken(what: &str) -> Open {
+    GRAPH.take().unwrap_or_else(|| {
+        panic!("`{what}` was called outside of a flow; in a task body or a test call `{what}::run`")
     })
 }
 
 /// True where literals are worth writing down.
 pub(crate) fn is_describing() -> bool {
-    GRAPH.with_borrow(|graph| {
-        matches!(
-            graph,
-            Some(Graph {
-                purpose: Purpose::Describe,
-                ..
-            })
-        )
-    })
+    let graph = GRAPH.take();
+    let is_describing = graph
+        .as_ref()
+        .is_some_and(|graph| matches!(graph.purpose, Purpose::Describe));
+    GRAPH.set(graph);
+    is_describing
 }
 
 /// Adds a task. What `#[task]` makes of a call in a flow function.
 #[doc(hidden)]
-pub fn call<T>(spec: &'static TaskSpec, is_mapped: bool, wires: Vec<Wire>) -> Node<T> {
-    Node::task(with(spec.name, |graph| graph.call(spec, is_mapped, wires)))
+pub fn call<T>(spec: &'static TaskSpec, is_mapped: bool, wires: &[Wire]) -> Node<T> {
+    Node::task(place(spec, is_mapped, wires))
+}
+
+/// What all calls share, once in an artifact.
+#[inline(never)]
+fn place(spec: &'static TaskSpec, is_mapped: bool, wires: &[Wire]) -> u32 {
+    with(spec.name, |graph| graph.call(spec, is_mapped, wires))
 }
 
 /// Adds a parameter. What `#[flow]` makes of an argument.
@@ -158,18 +166,29 @@ pub fn parameter<T>(
     schema: fn(&mut String),
     default: Option<fn() -> String>,
 ) -> Param<T> {
+    declare(name, description, schema, default);
+    Param::new(name)
+}
+
+/// What all parameters share, once in an artifact.
+#[inline(never)]
+fn declare(
+    name: &'static str,
+    description: &str,
+    schema: fn(&mut String),
+    default: Option<fn() -> String>,
+) {
     if is_describing() {
         let mut text = String::new();
         schema(&mut text);
         let parameter = definition::Parameter {
-            name: name.to_string(),
-            description: description.to_string(),
+            name: owned(name),
+            description: owned(description),
             schema: text,
             default: default.map(|default| default()),
         };
         with(name, |graph| graph.parameters.push(parameter));
     }
-    Param::new(name)
 }
 
 /// Adds a task that answers the first of its inputs that was not skipped.
@@ -204,9 +223,15 @@ pub(crate) fn reference(task: &From) {
     with("reference", |graph| graph.reference(task));
 }
 
-/// Notes a mistake; the first one is what the author is told.
+/// Notes a mistake.
 pub(crate) fn mistake(text: String) {
     with("flow", |graph| graph.note(text));
+}
+
+/// Notes that a value written in the flow cannot be JSON.
+#[inline(never)]
+pub(crate) fn unwritable(cause: &str) {
+    with("flow", |graph| graph.unwritable(cause));
 }
 
 /// The task whose output is the flow's; a parameter goes through a task of its own.
@@ -224,7 +249,7 @@ fn output_task(from: &From) -> Option<String> {
 }
 
 impl Graph {
-    fn call(&mut self, spec: &'static TaskSpec, is_mapped: bool, wires: Vec<Wire>) -> u32 {
+    fn call(&mut self, spec: &'static TaskSpec, is_mapped: bool, wires: &[Wire]) -> u32 {
         if let Purpose::Find { function, found } = &mut self.purpose {
             if found.is_none() && function == spec.function {
                 *found = Some(spec.run);
@@ -238,12 +263,7 @@ impl Graph {
                 "::map` has no input to map over: every one is `unmapped`",
             ]));
         }
-        self.add(
-            spec,
-            Body::Function(spec.function.to_string()),
-            is_mapped,
-            wires,
-        )
+        self.add(spec, Body::Function(owned(spec.function)), is_mapped, wires)
     }
 
     fn merge(&mut self, froms: Vec<From>, trigger: Trigger) -> u32 {
@@ -255,33 +275,27 @@ impl Graph {
         } else {
             &PASS
         };
-        let wires = froms
-            .into_iter()
-            .map(|from| Wire {
+        let mut wires = Vec::new();
+        for from in froms {
+            wires.push(Wire {
                 input: "",
                 from,
                 is_each: false,
-            })
-            .collect();
-        self.add(spec, Body::Merge, false, wires)
+            });
+        }
+        self.add(spec, Body::Merge, false, &wires)
     }
 
-    fn add(
-        &mut self,
-        spec: &'static TaskSpec,
-        body: Body,
-        is_mapped: bool,
-        wires: Vec<Wire>,
-    ) -> u32 {
+    fn add(&mut self, spec: &'static TaskSpec, body: Body, is_mapped: bool, wires: &[Wire]) -> u32 {
         let name = self.name(spec.name);
-        for (at, wire) in wires.into_iter().enumerate() {
+        for (at, wire) in wires.iter().enumerate() {
             let from = self.source(&wire.from);
             self.edges.push(Edge {
                 to: name.clone(),
                 input: Some(if wire.input.is_empty() {
-                    (at + 1).to_string()
+                    decimal(at as u64 + 1)
                 } else {
-                    wire.input.to_string()
+                    owned(wire.input)
                 }),
                 from,
                 mapping: if wire.is_each {
@@ -301,11 +315,11 @@ impl Graph {
         match self.names.iter_mut().find(|(used, _)| *used == name) {
             Some((_, count)) => {
                 *count += 1;
-                joined(&[name, "-", &count.to_string()])
+                joined(&[name, "-", &decimal(*count)])
             }
             None => {
                 self.names.push((name, 1));
-                name.to_string()
+                owned(name)
             }
         }
     }
@@ -313,13 +327,10 @@ impl Graph {
     fn source(&mut self, from: &From) -> Source {
         match from {
             From::Task(index) => Source::Task(self.tasks[*index as usize].name.clone()),
-            From::Parameter(name) => Source::Parameter((*name).to_string()),
+            From::Parameter(name) => Source::Parameter(owned(name)),
             From::Constant(text) => Source::Constant(json(text.clone())),
             From::Unwritable(cause) => {
-                self.note(joined(&[
-                    "a value in the flow cannot be written as JSON: ",
-                    cause,
-                ]));
+                self.unwritable(cause);
                 Source::Constant(json(Vec::new()))
             }
         }
@@ -353,7 +364,9 @@ impl Graph {
             return;
         }
         let (From::Task(task), From::Task(_)) = (task, upstream) else {
-            self.note("`after` orders two tasks; a parameter is there from the start".to_string());
+            self.note(owned(
+                "`after` orders two tasks; a parameter is there from the start",
+            ));
             return;
         };
         let from = self.source(upstream);
@@ -371,7 +384,7 @@ impl Graph {
             return;
         }
         let From::Task(task) = task else {
-            self.note("`reference` is for tasks; a parameter has no state".to_string());
+            self.note(owned("`reference` is for tasks; a parameter has no state"));
             return;
         };
         let name = self.tasks[*task as usize].name.clone();
@@ -380,6 +393,14 @@ impl Graph {
         }
     }
 
+    fn unwritable(&mut self, cause: &str) {
+        self.note(joined(&[
+            "a value in the flow cannot be written as JSON: ",
+            cause,
+        ]));
+    }
+
+    /// The first mistake is what the author is told.
     fn note(&mut self, text: String) {
         self.mistake.get_or_insert(text);
     }

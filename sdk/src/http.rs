@@ -13,7 +13,7 @@
 //! }
 //! ```
 
-use crate::value::joined;
+use crate::text::joined;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt;

@@ -11,7 +11,7 @@ mod write;
 pub(crate) use read::from_slice;
 pub(crate) use write::to_vec;
 
-use crate::value::joined;
+use crate::text::joined;
 use std::fmt::{self, Display};
 
 /// Why a value cannot be read or written.
@@ -22,6 +22,11 @@ impl Error {
     /// Puts texts together; smaller than formatting them.
     fn new(parts: &[&str]) -> Self {
         Self(joined(parts))
+    }
+
+    /// The sentence itself; smaller than printing it.
+    pub(crate) fn into_text(self) -> String {
+        self.0
     }
 }
 

@@ -50,6 +50,7 @@ mod signal;
 mod spec;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
+mod text;
 mod value;
 
 pub use bindings::exports::waft::flow::definition;
@@ -69,7 +70,7 @@ pub mod __private {
     pub use crate::export::{Component, FlowOutput, Parameter};
     pub use crate::graph::{From, Wire, call, parameter};
     pub use crate::schema::Properties;
-    pub use crate::signal::{Outcome, plain};
+    pub use crate::signal::{NoResult, Outcome, Probe, plain};
     pub use crate::spec::{ClockSpec, RuleSpec, TaskSpec};
     pub use crate::value::{Inputs, Value};
 }

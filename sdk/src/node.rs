@@ -5,7 +5,6 @@
 
 use crate::graph::{self, From as Origin};
 use crate::json;
-use crate::value::joined;
 use serde::Serialize;
 use std::marker::PhantomData;
 
@@ -147,6 +146,33 @@ impl<T> IntoInput<T> for &Node<T> {
     }
 }
 
+/// A task that failed or was skipped has no output: where the trigger lets it run all the same, a task
+/// takes `None` for it.
+impl<T> IntoInput<Option<T>> for Node<T> {
+    fn into_input(self) -> Origin {
+        self.origin()
+    }
+}
+
+impl<T> IntoInput<Option<T>> for &Node<T> {
+    fn into_input(self) -> Origin {
+        self.origin()
+    }
+}
+
+/// The outputs of a mapped task, `None` for each element that failed or was skipped.
+impl<T> IntoInput<Vec<Option<T>>> for Node<Vec<T>> {
+    fn into_input(self) -> Origin {
+        self.origin()
+    }
+}
+
+impl<T> IntoInput<Vec<Option<T>>> for &Node<Vec<T>> {
+    fn into_input(self) -> Origin {
+        self.origin()
+    }
+}
+
 impl<T> IntoInput<T> for Param<T> {
     fn into_input(self) -> Origin {
         Origin::Parameter(self.name)
@@ -193,6 +219,18 @@ impl<T> IntoMapped<T> for Node<Vec<T>> {
 }
 
 impl<T> IntoMapped<T> for &Node<Vec<T>> {
+    fn into_mapped(self) -> (Origin, bool) {
+        (self.origin(), true)
+    }
+}
+
+impl<T> IntoMapped<Option<T>> for Node<Vec<T>> {
+    fn into_mapped(self) -> (Origin, bool) {
+        (self.origin(), true)
+    }
+}
+
+impl<T> IntoMapped<Option<T>> for &Node<Vec<T>> {
     fn into_mapped(self) -> (Origin, bool) {
         (self.origin(), true)
     }
@@ -268,7 +306,7 @@ fn constant<T: Serialize + ?Sized>(value: &T) -> Origin {
     }
     match json::to_vec(value) {
         Ok(text) => Origin::Constant(text),
-        Err(cause) => Origin::Unwritable(cause.to_string()),
+        Err(cause) => Origin::Unwritable(cause.into_text()),
     }
 }
 
@@ -276,14 +314,10 @@ fn text<T: Serialize + ?Sized>(value: &T) -> String {
     if !graph::is_describing() {
         return String::new();
     }
-    match json::to_vec(value).map(String::from_utf8) {
-        Ok(Ok(text)) => text,
-        Ok(Err(_)) => String::new(),
+    match json::to_vec(value) {
+        Ok(text) => String::from_utf8(text).unwrap_or_default(),
         Err(cause) => {
-            graph::mistake(joined(&[
-                "a value in the flow cannot be written as JSON: ",
-                &cause.to_string(),
-            ]));
+            graph::unwritable(&cause.into_text());
             String::new()
         }
     }

@@ -2,7 +2,7 @@
 
 pub use crate::bindings::waft::flow::run::Info;
 use crate::bindings::waft::flow::types::NamedValue;
-use crate::value::joined;
+use crate::text::joined;
 use crate::{FromValue, Signal};
 
 /// Answers everything about the attempt that is running.

@@ -3,7 +3,7 @@
 //! A small trait instead of a schema library, so that a flow carries the text and nothing else. Only the
 //! subset that hosts know is written.
 
-use crate::value::joined;
+use crate::text::joined;
 use std::collections::{BTreeMap, HashMap};
 
 /// A type that a parameter can have.

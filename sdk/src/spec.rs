@@ -8,6 +8,7 @@ use crate::definition::{
     self, Body, Cache, CatchUp, Clock, Condition, Grants, Limits, OnLost, Overlap, Retries, Rule,
     Schedule, Trigger,
 };
+use crate::text::owned;
 use crate::value::{Inputs, Value};
 
 /// Everything `#[task]` knows about a task.
@@ -78,7 +79,7 @@ impl TaskSpec {
     ) -> definition::Task {
         definition::Task {
             name,
-            description: self.description.to_string(),
+            description: owned(self.description),
             body,
             mapped,
             conditions,
@@ -89,7 +90,7 @@ impl TaskSpec {
             tags: strings(self.tags),
             cache: self.is_cached.then(|| Cache {
                 valid_ms: self.cache_valid_ms,
-                key: self.cache_key.map(str::to_string),
+                key: self.cache_key.map(owned),
             }),
             grants: Grants {
                 net: strings(self.net),
@@ -134,11 +135,11 @@ pub(crate) fn schedule(clocks: &[ClockSpec]) -> Option<Schedule> {
 fn clock(spec: &ClockSpec) -> Clock {
     let rule = match spec.rule {
         RuleSpec::Interval(millis) => Rule::Interval(millis),
-        RuleSpec::Cron(line, zone) => Rule::Cron((line.to_string(), zone.to_string())),
+        RuleSpec::Cron(line, zone) => Rule::Cron((owned(line), owned(zone))),
         RuleSpec::Dates(dates) => Rule::Dates(strings(dates)),
     };
     Clock {
-        name: spec.name.to_string(),
+        name: owned(spec.name),
         rule,
         starts_at: None,
         ends_at: None,
@@ -147,5 +148,9 @@ fn clock(spec: &ClockSpec) -> Clock {
 }
 
 fn strings(texts: &[&str]) -> Vec<String> {
-    texts.iter().map(ToString::to_string).collect()
+    let mut strings = Vec::new();
+    for text in texts {
+        strings.push(owned(text));
+    }
+    strings
 }

@@ -115,6 +115,18 @@ pub enum Card {
     },
 }
 
+impl Card {
+    /// None for progress, of which there is one.
+    fn title(&self) -> Option<&str> {
+        match self {
+            Self::Markdown { title, .. } | Self::Table { title, .. } | Self::Link { title, .. } => {
+                Some(title)
+            }
+            Self::Progress { .. } => None,
+        }
+    }
+}
+
 /// Describes a flow as a host would: `testing::describe::<my_flow>()`, by the name of its function.
 ///
 /// # Errors
@@ -144,6 +156,7 @@ pub fn set_parameter(name: &str, value: impl IntoValue) {
         .into_value()
         .unwrap_or_else(|signal| panic!("parameter `{name}`: {signal:?}"));
     FAKES.with_borrow_mut(|fakes| {
+        fakes.parameters.retain(|known| known.name != name);
         fakes.parameters.push(NamedValue {
             name: name.to_string(),
             value,
@@ -216,5 +229,9 @@ pub(crate) fn note_line(level: Level, line: &str) {
 }
 
 pub(crate) fn note_card(card: Card) {
-    FAKES.with_borrow_mut(|fakes| fakes.cards.push(card));
+    FAKES.with_borrow_mut(|fakes| {
+        // As the host does: a card replaces the one of the same title.
+        fakes.cards.retain(|shown| shown.title() != card.title());
+        fakes.cards.push(card);
+    });
 }

@@ -6,6 +6,7 @@
 use crate::Signal;
 use crate::bindings::waft::flow::types::NamedValue;
 pub use crate::bindings::waft::flow::types::Value;
+use crate::text::{joined, owned};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -53,7 +54,7 @@ impl<T: Serialize> IntoValue for T {
     fn into_value(self) -> Result<Value, Signal> {
         match crate::json::to_vec(&self) {
             Ok(bytes) => Ok(json(bytes)),
-            Err(cause) => Err(unwritable(&cause)),
+            Err(cause) => Err(unwritable(cause)),
         }
     }
 }
@@ -87,7 +88,7 @@ impl<T: DeserializeOwned> FromValue for T {
         if value.content_type != JSON {
             return Err(not_json(&value.content_type));
         }
-        crate::json::from_slice(&value.bytes).map_err(|cause| cause.to_string())
+        crate::json::from_slice(&value.bytes).map_err(crate::json::Error::into_text)
     }
 }
 
@@ -131,24 +132,15 @@ impl Inputs {
 /// Wraps JSON text as a value.
 pub(crate) fn json(bytes: Vec<u8>) -> Value {
     Value {
-        content_type: JSON.to_string(),
+        content_type: owned(JSON),
         bytes,
     }
 }
 
-/// Puts texts together. Smaller in an artifact than `format!` and `concat`, of which every use is a copy.
-pub(crate) fn joined(parts: &[&str]) -> String {
-    let mut text = String::new();
-    for part in parts {
-        text.push_str(part);
-    }
-    text
-}
-
-fn unwritable(cause: &crate::json::Error) -> Signal {
+fn unwritable(cause: crate::json::Error) -> Signal {
     Signal::fail_for_good(joined(&[
         "cannot write the output as JSON: ",
-        &cause.to_string(),
+        &cause.into_text(),
     ]))
 }
 

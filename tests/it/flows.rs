@@ -90,7 +90,10 @@ async fn triggers_decide_what_runs_after_a_failure() {
     world.agent("mira").await;
     let run = world.run("triggers", json!({})).await;
     let ended = world.ends_as(run, State::Success).await;
-    assert_eq!(world.result(&ended), json!("cleaned up, half"));
+    assert_eq!(
+        world.result(&ended),
+        json!("cleaned up, half, None Some(1) [Some(1), None, Some(3)]")
+    );
     let tasks = world.tasks(run).await;
     assert!(tasks.contains("breaks Failed 1"), "{tasks}");
 }

@@ -10,7 +10,7 @@ use super::failure::Done;
 use super::{Call, words};
 use crate::config::{Bytes, Millis};
 use crate::model::flow::{Definition, Mapping, Source, Task, Trigger};
-use crate::model::parameter::Parameter;
+use crate::model::parameter::{Parameter, held_by_option};
 use crate::model::schedule::{Rule, Schedule};
 use crate::sandbox::Kind;
 
@@ -178,7 +178,13 @@ fn type_word(schema: &Value) -> String {
             let words: Vec<_> = several.iter().filter_map(Value::as_str).collect();
             words.join(" or ")
         }
-        _ => "any".to_owned(),
+        _ => match schema.get("anyOf").and_then(Value::as_array) {
+            Some(choices) => match held_by_option(choices) {
+                Some(held) => format!("{} or null", type_word(held)),
+                None => "any".to_owned(),
+            },
+            None => "any".to_owned(),
+        },
     }
 }
 

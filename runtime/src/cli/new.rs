@@ -77,7 +77,7 @@ fn check_name(name: &str) -> Done {
 }
 
 /// Names that a crate cannot have, or that hide a crate which every project needs.
-const TAKEN: [&str; 47] = [
+const TAKEN: [&str; 60] = [
     "abstract",
     "alloc",
     "as",
@@ -116,15 +116,28 @@ const TAKEN: [&str; 47] = [
     "pub",
     "ref",
     "return",
+    "Self",
     "self",
     "serde",
     "static",
     "std",
+    "struct",
+    "super",
     "test",
+    "trait",
     "true",
+    "try",
+    "type",
+    "typeof",
+    "unsafe",
+    "unsized",
+    "use",
+    "virtual",
     "waft-sdk",
     "waft_sdk",
+    "where",
     "while",
+    "yield",
 ];
 
 /// Puts the SDK under the home, unless these very files are there already, and returns the folder.
@@ -183,13 +196,28 @@ fn write_project(folder: &Path, name: &str, sdk: &Path) -> anyhow::Result<()> {
         let path = path.strip_prefix("template").unwrap_or(path);
         let text = std::str::from_utf8(bytes)
             .with_context(|| format!("`{}` is no text", path.display()))?;
-        let text = text.replace("{{name}}", name).replace("{{sdk}}", &sdk);
+        let text = text
+            .replace("{{name}}", name)
+            .replace("{{kebab}}", &kebab(name))
+            .replace("{{sdk}}", &sdk);
         write(
             &unfinished.path().join(path_in_project(path)),
             text.as_bytes(),
         )?;
     }
     Ok(put_in_place(unfinished, folder)?)
+}
+
+/// Returns a name as WIT writes it: small words between dashes, each of which starts with a letter.
+fn kebab(name: &str) -> String {
+    let mut kebab = String::new();
+    for word in name.split(['-', '_']).filter(|word| !word.is_empty()) {
+        if !kebab.is_empty() && word.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            kebab.push('-');
+        }
+        kebab.push_str(&word.to_ascii_lowercase());
+    }
+    kebab
 }
 
 /// Returns where a file of the template goes: what must not be taken for a file of this repository
@@ -249,6 +277,18 @@ mod tests {
             "", "2a", "-a", "a/b", "../a", "a b", "a.b", "a\u{7}", "ä", "fn", "test", "waft-sdk",
         ] {
             assert_eq!(check_name(name).unwrap_err().code(), 2, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_of_a_crate_becomes_one_of_wit() {
+        for (name, expected) in [
+            ("my-flow", "my-flow"),
+            ("my_flow", "my-flow"),
+            ("MyFlow_2", "myflow2"),
+            ("a-2b--c", "a2b-c"),
+        ] {
+            assert_eq!(kebab(name), expected);
         }
     }
 

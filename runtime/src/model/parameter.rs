@@ -4,6 +4,7 @@
 //! refused where the flow is described, so that nobody believes in a rule that nobody checks.
 
 use std::cell::Cell;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -260,6 +261,17 @@ fn check_schema(schema: &Value, at: &str, depth: usize) -> Result<(), String> {
     Ok(())
 }
 
+/// Returns what an optional value holds, where one of two alternatives is `null`.
+#[must_use]
+pub fn held_by_option(choices: &[Value]) -> Option<&Value> {
+    let is_null = |choice: &Value| choice.get("type").is_some_and(|name| name == "null");
+    match choices {
+        [held, null] if is_null(null) => Some(held),
+        [null, held] if is_null(null) => Some(held),
+        _ => None,
+    }
+}
+
 /// A checked schema at work.
 struct Schema<'a> {
     root: &'a Value,
@@ -277,7 +289,10 @@ impl<'a> Schema<'a> {
         };
         self.steps.set(self.steps.get() + 1);
         if depth > 4 * SCHEMA_DEPTH_MAX || self.steps.get() > STEPS_MAX {
-            return Err(format!("it nests too deep{}", place()));
+            return Err(format!(
+                "it is too deep or too large to be checked{}",
+                place()
+            ));
         }
         let Some(rules) = schema.as_object() else {
             return match schema {
@@ -301,6 +316,10 @@ impl<'a> Schema<'a> {
             };
             let fits = |choice: &&Value| self.fit(choice, value, at, depth + 1).is_ok();
             let count = choices.iter().filter(fits).count();
+            if let (0, Some(held)) = (count, held_by_option(choices)) {
+                // Says what is wrong with the value that was given, not that it is no `null` either.
+                return self.fit(held, value, at, depth + 1);
+            }
             if count == 0 || (exactly_one && count > 1) {
                 return Err(format!(
                     "it fits {count} of {} alternatives{}",
@@ -368,9 +387,8 @@ fn fit_type(rules: &Fields, value: &Value) -> Result<(), String> {
         return Ok(());
     };
     let is = |name: &str| match name {
-        "integer" => {
-            value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|n| n.fract() == 0.0)
-        }
+        // Written as one: `5.0` fits no integer type of a guest's language.
+        "integer" => value.is_i64() || value.is_u64(),
         "number" => value.is_number(),
         name => name == type_of(value),
     };
@@ -381,11 +399,11 @@ fn fit_type(rules: &Fields, value: &Value) -> Result<(), String> {
     if names.iter().any(|name| is(name)) {
         return Ok(());
     }
-    Err(format!(
-        "expected {}, got {}",
-        names.join(" or "),
-        type_of(value)
-    ))
+    let got = match value {
+        Value::Number(number) => number.to_string(),
+        other => type_of(other).to_owned(),
+    };
+    Err(format!("expected {}, got {got}", names.join(" or ")))
 }
 
 const fn type_of(value: &Value) -> &'static str {
@@ -428,35 +446,31 @@ fn fit_bounds(rules: &Fields, value: &Value) -> Result<(), String> {
             return Err(format!("expected at most {most} {unit}, got {size}"));
         }
     }
-    let Some(number) = value.as_f64() else {
-        return Ok(());
-    };
-    let bound = |key: &str| rules.get(key).and_then(Value::as_f64);
-    let broken = [
-        (
-            "minimum",
-            "at least",
-            bound("minimum").filter(|b| number < *b),
-        ),
-        (
-            "maximum",
-            "at most",
-            bound("maximum").filter(|b| number > *b),
-        ),
-        (
-            "exclusiveMinimum",
-            "more than",
-            bound("exclusiveMinimum").filter(|b| number <= *b),
-        ),
-        (
-            "exclusiveMaximum",
-            "less than",
-            bound("exclusiveMaximum").filter(|b| number >= *b),
-        ),
+    let bounds: [(&str, &str, fn(Ordering) -> bool); 4] = [
+        ("minimum", "at least", Ordering::is_ge),
+        ("maximum", "at most", Ordering::is_le),
+        ("exclusiveMinimum", "more than", Ordering::is_gt),
+        ("exclusiveMaximum", "less than", Ordering::is_lt),
     ];
-    match broken.iter().find(|(_, _, bound)| bound.is_some()) {
-        Some((key, words, _)) => Err(format!("expected {words} {}, got {value}", rules[*key])),
-        None => Ok(()),
+    for (key, words, holds) in bounds {
+        if let Some(bound) = rules.get(key)
+            && !order(value, bound).is_none_or(holds)
+        {
+            return Err(format!("expected {words} {bound}, got {value}"));
+        }
+    }
+    Ok(())
+}
+
+/// Compares two numbers, whole ones exactly: `f64` cannot tell the largest `u64` from the next number.
+fn order(value: &Value, bound: &Value) -> Option<Ordering> {
+    let whole = |value: &Value| {
+        let unsigned = value.as_u64().map(i128::from);
+        unsigned.or_else(|| value.as_i64().map(i128::from))
+    };
+    match (whole(value), whole(bound)) {
+        (Some(value), Some(bound)) => Some(value.cmp(&bound)),
+        _ => value.as_f64()?.partial_cmp(&bound.as_f64()?),
     }
 }
 
@@ -490,12 +504,12 @@ mod tests {
             (
                 json!({"type": "string"}),
                 json!(1),
-                "expected string, got number",
+                "expected string, got 1",
             ),
             (
                 json!({"type": "integer"}),
                 json!(1.5),
-                "expected integer, got number",
+                "expected integer, got 1.5",
             ),
             (
                 json!({"type": "integer", "maximum": 3}),
@@ -511,7 +525,7 @@ mod tests {
             (
                 json!({"type": "array", "items": {"type": "boolean"}}),
                 json!([true, 1]),
-                "expected boolean, got number at `/1`",
+                "expected boolean, got 1 at `/1`",
             ),
             (
                 json!({"type": "string", "minLength": 2}),
@@ -533,13 +547,43 @@ mod tests {
             (
                 json!({"anyOf": [{"type": "string"}, {"type": "null"}]}),
                 json!(1),
+                "expected string, got 1",
+            ),
+            (
+                json!({"anyOf": [{"type": "object", "properties": {"x": {"type": "string"}}}, {"type": "null"}]}),
+                json!({"x": 1}),
+                "expected string, got 1 at `/x`",
+            ),
+            (
+                json!({"anyOf": [{"type": "string"}, {"type": "boolean"}]}),
+                json!(1),
                 "it fits 0 of 2 alternatives",
+            ),
+            (
+                json!({"type": "integer"}),
+                json!(5.0),
+                "expected integer, got 5.0",
+            ),
+            (
+                json!({"type": "integer", "maximum": u64::MAX}),
+                json!(u64::MAX),
+                "ok",
+            ),
+            (
+                json!({"type": "integer", "maximum": i64::MAX}),
+                json!(9_223_372_036_854_775_808_u64),
+                "expected at most 9223372036854775807, got 9223372036854775808",
+            ),
+            (
+                json!({"type": "number", "exclusiveMaximum": 1}),
+                json!(1.0),
+                "expected less than 1, got 1.0",
             ),
             (tree.clone(), json!({"kids": [{"kids": []}]}), "ok"),
             (
                 tree,
                 json!({"kids": [{"kids": [1]}]}),
-                "expected object, got number at `/kids/0/kids/0`",
+                "expected object, got 1 at `/kids/0/kids/0`",
             ),
         ];
         for (schema, value, expected) in table {

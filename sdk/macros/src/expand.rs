@@ -57,6 +57,20 @@ pub(crate) fn task(checked: &Task) -> TokenStream {
         Returns::Nothing => Span::call_site(),
     };
     let ends = quote_spanned!(ends=> ::waft_sdk::__private::#outcome(Self::run(#(#arguments),*)));
+    let probe = match &task.returns {
+        Returns::Plain(of) => Some(quote_spanned! {of.span()=>
+            #[allow(unused_imports, reason = "without effect where the type is a `Result`")]
+            const _: () = {
+                use ::waft_sdk::__private::NoResult as _;
+                ::core::assert!(
+                    !::waft_sdk::__private::Probe::<#of>::IS_RESULT,
+                    "this is a `Result` by another name, and would succeed with its error as output: \
+                     write `Result<..>` or `TaskResult<..>`"
+                );
+            };
+        }),
+        Returns::Result(..) | Returns::Nothing => None,
+    };
     let spec = spec(checked);
     let map = (!arguments.is_empty()).then(|| {
         quote! {
@@ -64,7 +78,7 @@ pub(crate) fn task(checked: &Task) -> TokenStream {
             pub fn map(#(#arguments: impl ::waft_sdk::IntoMapped<#types>),*)
                 -> ::waft_sdk::Node<::std::vec::Vec<#output>>
             {
-                ::waft_sdk::__private::call(#name::__SPEC, true, ::std::vec![#({
+                ::waft_sdk::__private::call(#name::__SPEC, true, &[#({
                     let (from, is_each) = ::waft_sdk::IntoMapped::<#types>::into_mapped(#arguments);
                     ::waft_sdk::__private::Wire { input: #inputs, from, is_each }
                 }),*])
@@ -81,7 +95,7 @@ pub(crate) fn task(checked: &Task) -> TokenStream {
         #[doc = #documented]
         #[allow(dead_code, reason = "a task may be called through `map` alone")]
         #visibility fn #name(#(#arguments: impl ::waft_sdk::IntoInput<#types>),*) -> ::waft_sdk::Node<#output> {
-            ::waft_sdk::__private::call(#name::__SPEC, false, ::std::vec![#(
+            ::waft_sdk::__private::call(#name::__SPEC, false, &[#(
                 ::waft_sdk::__private::Wire {
                     input: #inputs,
                     from: ::waft_sdk::IntoInput::<#types>::into_input(#arguments),
@@ -112,6 +126,7 @@ pub(crate) fn task(checked: &Task) -> TokenStream {
                 -> ::core::result::Result<::waft_sdk::__private::Value, ::waft_sdk::Signal>
             {
                 let _ = &__inputs;
+                #probe
                 #(#takes)*
                 #ends
             }

@@ -46,6 +46,8 @@ use syn::parse_macro_input;
 ///
 /// Triggers: `all_successful` (the default), `all_failed`, `all_finished`, `any_successful`, `any_failed`,
 /// `not_all_skipped`, `some_successful(at_least = 2, at_most = "50%")` and `some_failed(..)` alike.
+/// A task that runs although one above it failed or was skipped takes `Option<T>` for a `Node<T>`, and
+/// `Vec<Option<T>>` for a mapped one: what has no output is `None`.
 ///
 /// The doc comment is the description of the task.
 #[proc_macro_attribute]

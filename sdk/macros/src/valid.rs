@@ -12,7 +12,7 @@ mod value;
 
 use value::{
     boolean, cron, dir, duration, filled, ident, instant, interval, list, name, net, number,
-    percent, size, some_duration, tags, text, time_zone, variable, word,
+    percent, secret, size, some_duration, tags, text, time_zone, variable, word,
 };
 
 /// A task and what its options say.
@@ -162,7 +162,7 @@ impl Task {
             "net" => self.net = list(value, net)?,
             "dir" => self.dirs = list(value, dir)?,
             "env" => self.env = list(value, variable)?,
-            "secrets" => self.secrets = list(value, filled)?,
+            "secrets" => self.secrets = list(value, secret)?,
             "memory" => self.memory_bytes = Some(size(value)?),
             "cpu" => self.cpu_ms = Some(some_duration(value)?),
             "output" => self.output_bytes = Some(size(value)?),
@@ -209,6 +209,16 @@ fn retries(options: &Options) -> Result<Option<Retries>> {
         ));
     }
     let get = |name: &str| find(name).map(|(_, value)| value);
+    if get("retry_delay").is_none() {
+        for name in ["backoff", "retry_delay_max", "jitter"] {
+            if let Some((option, _)) = find(name) {
+                return Err(Error::new(
+                    option.span(),
+                    format!("`{name}` means nothing without `retry_delay`"),
+                ));
+            }
+        }
+    }
     Ok(Some(Retries {
         count,
         delay_ms: get("retry_delay").map(duration).transpose()?.unwrap_or(0),
@@ -306,8 +316,8 @@ fn clock(value: &Expr) -> Result<Clock> {
     for argument in &call.args {
         match argument {
             Expr::Assign(assign) => match ident(&assign.left).as_deref() {
-                Some("tz") if kind == "cron" => zone = Some(time_zone(&assign.right)?),
-                Some("name") => called = Some(name(&assign.right)?),
+                Some("tz") if kind == "cron" => once(&mut zone, assign, time_zone)?,
+                Some("name") => once(&mut called, assign, name)?,
                 _ => {
                     return Err(Error::new(
                         assign.left.span(),
@@ -333,6 +343,18 @@ fn clock(value: &Expr) -> Result<Clock> {
         name: called.unwrap_or(kind),
         rule,
     })
+}
+
+/// Reads an option of a clock or a trigger that may stand there once.
+fn once<T>(
+    into: &mut Option<T>,
+    assign: &syn::ExprAssign,
+    read: impl Fn(&Expr) -> Result<T>,
+) -> Result<()> {
+    match into.replace(read(&assign.right)?) {
+        None => Ok(()),
+        Some(_) => Err(Error::new(assign.left.span(), "this is said twice")),
+    }
 }
 
 /// Refuses unknown and repeated options.
@@ -421,8 +443,8 @@ fn trigger(value: &Expr) -> Result<Trigger> {
             return Err(wrong());
         };
         match ident(&bound.left).as_deref() {
-            Some("at_least") => least = Some(amount(&bound.right)?),
-            Some("at_most") => most = Some(amount(&bound.right)?),
+            Some("at_least") => once(&mut least, bound, amount)?,
+            Some("at_most") => once(&mut most, bound, amount)?,
             _ => {
                 return Err(Error::new(
                     bound.left.span(),

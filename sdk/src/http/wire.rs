@@ -7,7 +7,7 @@ use crate::bindings::wasi::http::types::{
     Scheme,
 };
 use crate::bindings::wasi::io::streams::StreamError;
-use crate::value::joined;
+use crate::text::joined;
 
 /// What one write may hold, by the contract of `blocking-write-and-flush`.
 const WRITE_BYTES_MAX: usize = 4096;

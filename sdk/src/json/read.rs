@@ -1,6 +1,7 @@
 //! Reads JSON into whatever serde asks for.
 
 use super::Error;
+use crate::text::decimal;
 use serde::de::value::StringDeserializer;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
@@ -41,12 +42,13 @@ impl<'de> Reader<'de> {
         None
     }
 
+    #[inline(never)]
     fn wants(&self, what: &str) -> Error {
         Error::new(&["expected ", what])
     }
 
     fn placed(&self, error: Error) -> Error {
-        Error::new(&[&error.0, " at byte ", &self.at.to_string()])
+        Error::new(&[&error.0, " at byte ", &decimal(self.at as u64)])
     }
 
     fn token(&mut self, token: u8, name: &str) -> Result<(), Error> {
@@ -89,7 +91,7 @@ impl<'de> Reader<'de> {
         loop {
             match self.text.get(self.at) {
                 Some(b'"') => {
-                    let piece = &self.text[start..self.at];
+                    let piece = self.since(start);
                     let text = match made {
                         None => std::str::from_utf8(piece).ok().map(Cow::Borrowed),
                         Some(mut made) => {
@@ -102,7 +104,7 @@ impl<'de> Reader<'de> {
                 }
                 Some(b'\\') => {
                     let made = made.get_or_insert_default();
-                    made.extend_from_slice(&self.text[start..self.at]);
+                    made.extend_from_slice(self.since(start));
                     self.at += 1;
                     let letter = self.escape()?;
                     made.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes());
@@ -160,7 +162,8 @@ impl<'de> Reader<'de> {
         let start = self.at;
         self.skip(b"-");
         let digits = self.at;
-        let mut is_right = self.digits() && (self.text[digits] != b'0' || self.at == digits + 1);
+        let mut is_right =
+            self.digits() && (self.at == digits + 1 || self.text.get(digits) != Some(&b'0'));
         let mut is_whole = true;
         if self.skip(b".") {
             is_whole = false;
@@ -171,10 +174,15 @@ impl<'de> Reader<'de> {
             self.skip(b"+-");
             is_right &= self.digits();
         }
-        match std::str::from_utf8(&self.text[start..self.at]) {
+        match std::str::from_utf8(self.since(start)) {
             Ok(text) if is_right => Ok((text, is_whole)),
             _ => Err(self.wants("a number")),
         }
+    }
+
+    /// What was stepped over since `start`; without the code of a panic that cannot happen.
+    fn since(&self, start: usize) -> &'de [u8] {
+        self.text.get(start..self.at).unwrap_or_default()
     }
 
     fn skip(&mut self, any: &[u8]) -> bool {

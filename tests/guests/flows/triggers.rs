@@ -22,9 +22,23 @@ fn on_half() -> TaskResult<String> {
     Ok("half".to_string())
 }
 
+#[task]
+fn odd(n: u64) -> TaskResult<u64> {
+    match n % 2 {
+        0 => Err(Signal::fail("even")),
+        _ => Ok(n),
+    }
+}
+
+/// Takes what has no output as none.
 #[task(trigger = all_finished)]
-fn last(cleaned: String, half: String) -> TaskResult<String> {
-    Ok(format!("{cleaned}, {half}"))
+fn rest(broken: Option<u64>, whole: Option<u64>, odds: Vec<Option<u64>>) -> TaskResult<String> {
+    Ok(format!("{broken:?} {whole:?} {odds:?}"))
+}
+
+#[task(trigger = all_finished)]
+fn last(cleaned: String, half: String, rest: String) -> TaskResult<String> {
+    Ok(format!("{cleaned}, {half}, {rest}"))
 }
 
 /// Success, though a task fails.
@@ -33,5 +47,6 @@ fn triggers() -> Node<String> {
     let (breaks, works) = (breaks(), works());
     let cleaned = on_failure().after(&breaks).after(&works);
     let half = on_half().after(&breaks).after(&works);
-    last(cleaned, half).reference()
+    let rest = rest(breaks, works, odd::map(vec![1, 2, 3]));
+    last(cleaned, half, rest).reference()
 }

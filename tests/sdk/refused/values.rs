@@ -14,10 +14,10 @@ fn c() {}
 #[task(retries = 101)]
 fn d() {}
 
-#[task(retries = 1, jitter = 1.5)]
+#[task(retries = 1, retry_delay = "1s", jitter = 1.5)]
 fn e() {}
 
-#[task(retries = 1, backoff = "quadratic")]
+#[task(retries = 1, retry_delay = "1s", backoff = "quadratic")]
 fn f() {}
 
 #[task(memory = "512MB")]
@@ -49,5 +49,23 @@ fn o() {}
 
 #[task(cache_for)]
 fn p() {}
+
+#[task(retries = 3, backoff = "exponential")]
+fn q() {}
+
+#[task(dir = ["/:ro"])]
+fn r() {}
+
+#[task(net = ["*foo.org:443"])]
+fn s() {}
+
+#[task(secrets = ["a b"])]
+fn t() {}
+
+#[task(name = "..")]
+fn u() {}
+
+#[task(trigger = some_failed(at_least = 1, at_least = 2))]
+fn v() {}
 
 fn main() {}

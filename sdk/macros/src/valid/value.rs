@@ -13,6 +13,10 @@ const NAME_CHARS_MAX: usize = 128;
 /// A flow that ticks faster is a loop.
 const INTERVAL_MS_MIN: u64 = 1_000;
 /// The contract's bound on tags.
+const HOST_CHARS_MAX: usize = 253;
+/// As the host has it.
+const PATH_BYTES_MAX: usize = 512;
+/// As the host has it.
 const TAGS_MAX: usize = 32;
 
 /// `0.2` or `"20%"`.
@@ -97,7 +101,8 @@ pub(super) fn name(value: &Expr) -> Result<String> {
     let is_name = name
         .chars()
         .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-    if name.is_empty() || name.len() > NAME_CHARS_MAX || !is_name {
+    let is_said = name.chars().any(|c| c.is_ascii_alphanumeric());
+    if !is_said || name.len() > NAME_CHARS_MAX || !is_name {
         return Err(Error::new(
             value.span(),
             format!("a name is 1 to {NAME_CHARS_MAX} letters, digits, `-`, `_` and `.`"),
@@ -219,10 +224,18 @@ pub(super) fn net(value: &Expr) -> Result<String> {
         return Err(wrong("the port is missing"));
     };
     let is_port = port == "*" || port.parse::<u16>().is_ok_and(|port| port > 0);
-    let is_host = !host.is_empty()
-        && host
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "-._*[]:".contains(c));
+    // As hosts read it: a name or an address, or `*` for all of it or for the part before a domain.
+    let bare = host.strip_prefix("*.").unwrap_or(host);
+    let bare = match bare.strip_prefix('[').and_then(|it| it.strip_suffix(']')) {
+        Some(address) if address.parse::<std::net::Ipv6Addr>().is_ok() => "address",
+        _ => bare,
+    };
+    let is_host = host == "*"
+        || (!bare.is_empty()
+            && bare.len() <= HOST_CHARS_MAX
+            && bare
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)));
     if is_port && is_host {
         Ok(rule)
     } else {
@@ -233,11 +246,7 @@ pub(super) fn net(value: &Expr) -> Result<String> {
 pub(super) fn dir(value: &Expr) -> Result<String> {
     let rule = text(value)?;
     match rule.rsplit_once(':') {
-        Some((path, "ro" | "rw"))
-            if path.starts_with('/') && !path.split('/').any(|part| part == "..") =>
-        {
-            Ok(rule)
-        }
+        Some((path, "ro" | "rw")) if is_guest_path(path) => Ok(rule),
         _ => Err(Error::new(
             value.span(),
             "a folder is asked for by its path in the sandbox and a mode: `\"/data:ro\"` or `\"/out:rw\"`",
@@ -245,16 +254,38 @@ pub(super) fn dir(value: &Expr) -> Result<String> {
     }
 }
 
+/// As hosts read it: absolute, without a part that is empty or leads elsewhere.
+fn is_guest_path(path: &str) -> bool {
+    let is_plain = |part: &str| {
+        !matches!(part, "" | "." | "..") && !part.contains(|c: char| c.is_control() || c == '\\')
+    };
+    path.len() <= PATH_BYTES_MAX
+        && path
+            .strip_prefix('/')
+            .is_some_and(|rest| rest.split('/').all(is_plain))
+}
+
 pub(super) fn variable(value: &Expr) -> Result<String> {
-    let name = filled(value)?;
-    if name.contains('=') {
-        Err(Error::new(
-            value.span(),
-            "a variable is asked for by its name",
-        ))
-    } else {
-        Ok(name)
+    called(value, "variable")
+}
+
+pub(super) fn secret(value: &Expr) -> Result<String> {
+    called(value, "secret")
+}
+
+/// As hosts read it: names of variables and secrets stand in flags and files.
+fn called(value: &Expr, what: &str) -> Result<String> {
+    let name = text(value)?;
+    let is_word = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    if (1..=NAME_CHARS_MAX).contains(&name.len()) && name.chars().all(is_word) {
+        return Ok(name);
     }
+    Err(Error::new(
+        value.span(),
+        format!(
+            "a {what} is asked for by its name: 1 to {NAME_CHARS_MAX} letters, digits, `-`, `_` and `.`"
+        ),
+    ))
 }
 
 pub(super) fn list(value: &Expr, element: impl Fn(&Expr) -> Result<String>) -> Result<Vec<String>> {
