@@ -24,8 +24,6 @@ use crate::wire::{
     Transition, WatchQuery,
 };
 
-/// How long a call may take beyond the time that it asks the server to wait.
-const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long it may take to reach the server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection rests before it is given up: less than servers let one rest, so that none
@@ -489,13 +487,14 @@ impl Client {
             .await
     }
 
-    /// Renews leases.
+    /// Renews leases; the answer has to come within the given time. Whoever repeats it names anew what
+    /// is leased by then.
     ///
     /// # Errors
     ///
     /// `session-unknown`: open a new one.
-    pub async fn renew(&self, renewal: &Renewal) -> Result<Renewed, ClientError> {
-        self.call(Call::post("/api/agent/renew", renewal).repeatable())
+    pub async fn renew(&self, renewal: &Renewal, within: Duration) -> Result<Renewed, ClientError> {
+        self.call(Call::post("/api/agent/renew", renewal).within(within))
             .await
     }
 
@@ -506,8 +505,7 @@ impl Client {
     ///
     /// `session-unknown`: open a new one, and report again.
     pub async fn report(&self, batch: &ReportBatch) -> Result<Reported, ClientError> {
-        self.call(Call::post("/api/agent/report", batch).repeatable())
-            .await
+        self.call(Call::post("/api/agent/report", batch)).await
     }
 
     async fn call<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
@@ -567,7 +565,7 @@ impl Client {
     ) -> Result<(StatusCode, Vec<u8>), ClientError> {
         let mut request = http
             .request(call.method.clone(), format!("{}{}", self.url, call.path))
-            .timeout(CALL_TIMEOUT + call.wait);
+            .timeout(call.within + call.wait);
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }

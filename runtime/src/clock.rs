@@ -117,6 +117,16 @@ pub fn thread_cpu() -> Duration {
     system_uptime()
 }
 
+/// Returns the time that has passed, including that for which the machine was asleep: a lease runs out
+/// meanwhile.
+#[cfg(target_os = "linux")]
+fn system_uptime() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
+}
+
+#[cfg(not(target_os = "linux"))]
 fn system_uptime() -> Duration {
     use std::sync::OnceLock;
     use std::time::Instant;

@@ -114,6 +114,8 @@ CREATE TABLE task_run (
     "usage" TEXT NOT NULL,
     result TEXT,
     denials TEXT NOT NULL,
+    failures BIGINT NOT NULL,
+    retry_at BIGINT,
     PRIMARY KEY (flow_run_id, task, map_index)
 ) WITHOUT ROWID;
 

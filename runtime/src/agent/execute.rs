@@ -19,7 +19,7 @@ use super::ready::{Ready, Step, Unready};
 use super::slots::Slot;
 use crate::model::run::{FlowRunMoved, Happening, Level, LogLine};
 use crate::model::state::Event;
-use crate::runner::{Job, Order};
+use crate::runner::{Job, Order, Told};
 use crate::wire::ClaimedRun;
 
 /// From the claim to the first attempt. Fetching and compiling the largest artifact takes a
@@ -56,7 +56,10 @@ async fn carry_out(agent: &Agent, claimed: ClaimedRun, lease: &Arc<Lease>) -> Fl
     let ready = tokio::select! {
         ready = agent.shelf.ready(&claimed, &step) => ready,
         never = tell_steps(agent, lease, steps) => match never {},
-        order = ordered(lease.orders()) => return stopped(order),
+        order = ordered(lease.orders()) => return match order {
+            Order::Cancel => end(Event::Stop, "cancelled", "cancelled"),
+            Order::Go | Order::Abandon => given_up(lease),
+        },
         () = agent.clock.sleep(START_DEADLINE) => return late(),
     };
     match ready {
@@ -69,14 +72,20 @@ async fn carry_out(agent: &Agent, claimed: ClaimedRun, lease: &Arc<Lease>) -> Fl
 async fn run(agent: &Agent, claimed: ClaimedRun, ready: Ready, lease: &Arc<Lease>) -> FlowRunMoved {
     let (tell, mut told) = mpsc::channel(TOLD_MAX);
     let pass_on = async {
-        while let Some((at, what)) = told.recv().await {
+        while let Some(Told { at, what, settled }) = told.recv().await {
             agent.reports.tell(lease, at, what).await;
+            let Some(settled) = settled else { continue };
+            agent.reports.flush().await;
+            // Without a good lease nobody may rely on it; the order to stop is on its way.
+            if lease.is_good() {
+                let _ = settled.send(());
+            }
         }
     };
     let run = agent.runner.run(job(claimed, ready), lease.orders(), tell);
     let (ended, ()) = tokio::join!(run, pass_on);
     match ended.moved.event {
-        Event::Lose => stopped(Order::Abandon),
+        Event::Lose => given_up(lease),
         _ => ended.moved,
     }
 }
@@ -149,14 +158,15 @@ async fn hand_back(agent: &Agent, unready: Unready) -> FlowRunMoved {
     }
 }
 
-/// Says what becomes of a run that was told to stop.
-fn stopped(order: Order) -> FlowRunMoved {
-    match order {
-        Order::Cancel => end(Event::Stop, "cancelled", "cancelled"),
-        Order::Go | Order::Abandon => end(
+/// Says why this agent does not go on with a run that is not over. The server tells the two apart by
+/// their codes: attempts that were stopped for the lease's sake count as lost.
+fn given_up(lease: &Lease) -> FlowRunMoved {
+    match lease.is_good() {
+        true => end(Event::Lose, "lost.stop", "the agent was stopped"),
+        false => end(
             Event::Lose,
             "lost.lease",
-            "the agent stopped it: its lease was not renewed in time, or the agent was stopped",
+            "the agent stopped it: its lease was not renewed in time",
         ),
     }
 }

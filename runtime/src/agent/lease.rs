@@ -198,6 +198,11 @@ impl Lease {
         self.standing() == Standing::Lost
     }
 
+    /// Tells whether attempts may run under it.
+    pub(crate) fn is_good(&self) -> bool {
+        matches!(self.standing(), Standing::Until(_))
+    }
+
     /// Returns the number of the next report under this claim, from 1.
     pub(crate) fn next_report(&self) -> u64 {
         self.reports.fetch_add(1, Ordering::Relaxed) + 1
@@ -272,12 +277,13 @@ pub(crate) async fn renew(leases: &Leases, session: &Session) {
         if leases.keys().is_empty() {
             continue;
         }
-        let pause_max = leases.lasts() / RENEWALS_PER_LEASE / 2;
-        let answer = session.call(pause_max, |client, session_id| {
+        // A dead connection must not cost the lease: there is time for another try.
+        let within = leases.lasts() / RENEWALS_PER_LEASE / 2;
+        let answer = session.call(within, |client, session_id| {
             // Gathered anew for each try: a try may come much later.
             let (sent, leases) = (leases.clock.monotonic(), leases.keys());
             let renewal = Renewal { session_id, leases };
-            async move { Ok((sent, client.renew(&renewal).await?, renewal.leases)) }
+            async move { Ok((sent, client.renew(&renewal, within).await?, renewal.leases)) }
         });
         match answer.await {
             Ok((sent, renewed, asked)) => leases.renewed(sent, &asked, &renewed),

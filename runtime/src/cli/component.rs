@@ -86,7 +86,7 @@ fn sweep(home: &Path, now: Timestamp) {
     }
 }
 
-/// Makes a component ready, and says so if that takes its time.
+/// Makes a component ready, and says so to who watches if that takes its time.
 async fn prepare(
     call: &Call,
     sandbox: &Sandbox,
@@ -99,8 +99,10 @@ async fn prepare(
     match tokio::time::timeout(PATIENCE, &mut preparing).await {
         Ok(prepared) => prepared,
         Err(_) => {
-            let what = format!("compiling `{}`, once for this machine", path.display());
-            call.output.note(what);
+            if call.output.is_terminal() {
+                let what = format!("compiling `{}`, once for this machine", path.display());
+                call.output.note(what);
+            }
             preparing.await
         }
     }

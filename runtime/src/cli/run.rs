@@ -20,7 +20,7 @@ use crate::model::limit::{Limits, TaskLimits};
 use crate::model::parameter::{Bound, bind};
 use crate::model::run::{Card, Happening, Level, TaskRun, TaskRunKey, TaskRunMoved};
 use crate::model::state::{Event, State};
-use crate::runner::{Job, Order, RunEnd, Runner, Settings};
+use crate::runner::{Job, Order, RunEnd, Runner, Settings, Told};
 use crate::sandbox::{Powers, Sandbox};
 use crate::storage::{Results, TaskCache};
 
@@ -159,8 +159,12 @@ async fn carry_out(runner: &Runner, job: Job, story: &mut Story) -> Done<RunEnd>
         std::future::pending::<()>().await;
     };
     let listen = async {
-        while let Some((at, what)) = told.recv().await {
+        while let Some(Told { at, what, settled }) = told.recv().await {
             story.hear(at, what);
+            // Nothing survives this process that could make an attempt twice.
+            if let Some(settled) = settled {
+                let _ = settled.send(());
+            }
         }
     };
     let work = async { tokio::join!(runner.run(job, orders, tell), listen).0 };
@@ -262,7 +266,9 @@ fn new_task(key: &TaskRunKey) -> TaskRun {
         message: String::new(),
         code: None,
         attempts: 0,
+        failures: 0,
         loop_count: 0,
+        retry_at: None,
         started_at: None,
         ended_at: None,
         usage: crate::model::run::Usage::default(),

@@ -5,6 +5,9 @@ use std::time::Duration;
 use http::Method;
 use serde::Serialize;
 
+/// How long a call may take beyond the time that it asks the server to wait.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// One call before it is sent.
 pub(super) struct Call {
     pub(super) method: Method,
@@ -12,6 +15,8 @@ pub(super) struct Call {
     pub(super) body: Option<Vec<u8>>,
     /// What the server itself may wait.
     pub(super) wait: Duration,
+    /// How long the call may take beyond that.
+    pub(super) within: Duration,
     pub(super) is_repeatable: bool,
 }
 
@@ -23,6 +28,7 @@ impl Call {
             path: path.into(),
             body: None,
             wait: Duration::ZERO,
+            within: CALL_TIMEOUT,
             is_repeatable,
         }
     }
@@ -58,6 +64,12 @@ impl Call {
 
     pub(super) fn waiting(mut self, seconds: u32) -> Self {
         self.wait = Duration::from_secs(u64::from(seconds));
+        self
+    }
+
+    /// For who would rather ask again than wait for an answer on a connection that is dead.
+    pub(super) const fn within(mut self, within: Duration) -> Self {
+        self.within = within;
         self
     }
 

@@ -18,6 +18,8 @@ pub const EDGES_MAX: usize = 20_000;
 pub const DEFINITION_BYTES_MAX: usize = 2 * MIB as usize;
 /// Most elements of one mapped task.
 pub const MAP_ELEMENTS_MAX: usize = 100_000;
+/// Most task runs of one flow run, elements included: a claim hands back all that are known of it.
+pub const TASK_RUNS_MAX: usize = 300_000;
 /// Most iterations of one task by the signal `loop`.
 pub const LOOPS_MAX: u32 = 10_000;
 /// Most retries of one task run.

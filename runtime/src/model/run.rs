@@ -181,8 +181,14 @@ pub struct TaskRun {
     pub code: Option<String>,
     /// How many attempts were started.
     pub attempts: u32,
+    /// How many of them, in this iteration, the flow failed: those count against the retries.
+    #[serde(default)]
+    pub failures: u32,
     /// Iterations done by the signal `loop`.
     pub loop_count: u32,
+    /// Where it is Retrying: not before this instant.
+    #[serde(default)]
+    pub retry_at: Option<Timestamp>,
     /// When its first attempt began.
     pub started_at: Option<Timestamp>,
     /// When it was over.
@@ -248,6 +254,12 @@ pub struct TaskRunMoved {
     /// Attempts started so far.
     #[serde(default)]
     pub attempts: u32,
+    /// How many of them, in this iteration, the flow failed.
+    #[serde(default)]
+    pub failures: u32,
+    /// After a Retry: milliseconds until the next attempt.
+    #[serde(default)]
+    pub delay_ms: u64,
     /// Iterations done so far.
     #[serde(default)]
     pub loop_count: u32,

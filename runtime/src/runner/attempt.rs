@@ -5,11 +5,11 @@ use std::sync::{Arc, OnceLock};
 
 use futures::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::{Inner, Tell, chain, command};
-use crate::model::flow::{self, Body, Definition, Described};
+use super::{Inner, Tell, Told, chain, command};
+use crate::model::flow::{self, Body, Definition, Described, OnLost};
 use crate::model::grant::Grants;
 use crate::model::graph::{self, Ended, Ending};
 use crate::model::id::FlowRunId;
@@ -80,7 +80,11 @@ impl Shared {
             return ended;
         }
         let key = attempt.start.task_run.clone();
-        self.tell(Happening::TaskRun(attempt.start)).await;
+        let start = Happening::TaskRun(attempt.start);
+        match task.on_lost {
+            OnLost::Retry => self.tell(start).await,
+            OnLost::Fail => self.tell_and_wait(start).await,
+        }
         let number = attempt.number;
         let (says, said) = Says::channel();
         let rights = self.rights(attempt.slot.task(), task);
@@ -194,9 +198,24 @@ impl Shared {
     }
 
     async fn tell(&self, what: Happening) {
-        let now = self.runner.settings.clock.now();
+        self.tell_with(what, None).await;
+    }
+
+    /// Tells something that must be known before the run goes on: an attempt that may never be made
+    /// twice is not begun before whoever decides about that has heard of it.
+    async fn tell_and_wait(&self, what: Happening) {
+        let (settled, is_settled) = oneshot::channel();
+        self.tell_with(what, Some(settled)).await;
+        if is_settled.await.is_err() {
+            // It never will be: this run is about to be stopped.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    async fn tell_with(&self, what: Happening, settled: Option<oneshot::Sender<()>>) {
+        let at = self.runner.settings.clock.now();
         // Who no longer listens will drop this run soon.
-        let _ = self.tell.send((now, what)).await;
+        let _ = self.tell.send(Told { at, what, settled }).await;
     }
 
     fn call(&self, task: &flow::Task) -> Call {

@@ -10,7 +10,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{JoinError, JoinSet};
 
 use super::attempt::{Shared, ended};
-use super::{Inner, Job, Order, RunEnd, Why, chain};
+use super::{Inner, Job, Order, RunEnd, Told, Why, chain};
 use crate::clock::Monotonic;
 use crate::model::graph::{self, Chore, Ended, Graph, Outcome, Slot, Target};
 use crate::model::limit;
@@ -172,16 +172,6 @@ impl Course {
 
     /// Begins attempts for as long as there are turns; gets in line where there is none.
     async fn begin_attempts(&mut self, mut turn: Option<OwnedSemaphorePermit>) {
-        if !self.has_started {
-            self.has_started = true;
-            self.outbox.push_back(Happening::FlowRun(FlowRunMoved {
-                event: Event::Start,
-                message: String::new(),
-                code: None,
-                result: None,
-            }));
-            self.flush().await;
-        }
         while self.graph.has_ready() {
             let turns = &self.shared.runner.turns;
             let taken = turn
@@ -194,12 +184,29 @@ impl Course {
                 }
                 return;
             };
-            let attempt = self.graph.next_attempt();
-            if let Some(attempt) = attempt {
+            // Not before there is a turn: until then nothing of it runs.
+            self.tell_start().await;
+            if let Some(attempt) = self.graph.next_attempt() {
                 self.begin(attempt, turn);
             }
             self.flush().await;
         }
+    }
+
+    async fn tell_start(&mut self) {
+        if self.has_started {
+            return;
+        }
+        self.has_started = true;
+        self.outbox.push_back(Happening::FlowRun(FlowRunMoved {
+            event: Event::Start,
+            message: String::new(),
+            code: None,
+            result: None,
+        }));
+        self.flush().await;
+        // Whoever passes it on may share our thread, and a guest can keep that for a whole tick.
+        tokio::task::yield_now().await;
     }
 
     /// Begins an attempt: on another thread, unless it is all there is to do.
@@ -232,6 +239,10 @@ impl Course {
                     });
                 }
                 Chore::Load { target, result } => self.loads.push_back((target, result)),
+                Chore::Rest { slot, until } => {
+                    let left = until.duration_since(self.shared.runner.settings.clock.now());
+                    self.rest(slot, Duration::try_from(left).unwrap_or_default());
+                }
             }
         }
         while self.loading < LOADS
@@ -256,10 +267,7 @@ impl Course {
         match done {
             Ok(Done::Ended(slot, ended)) => {
                 if let Some(delay_ms) = self.graph.ended(slot, *ended, rand::random()) {
-                    let now = self.shared.runner.settings.clock.monotonic();
-                    self.slept += 1;
-                    let due = now + Duration::from_millis(delay_ms);
-                    self.asleep.insert((due, self.slept), slot);
+                    self.rest(slot, Duration::from_millis(delay_ms));
                 }
             }
             Ok(Done::Loaded(target, loaded)) => {
@@ -269,6 +277,13 @@ impl Course {
             // Attempts catch their panics, and nothing is aborted before the run is stopped.
             Err(error) => self.broken = Some(format!("a part of the run was lost: {error}")),
         }
+    }
+
+    /// Lets a task run sleep until its next attempt.
+    fn rest(&mut self, slot: Slot, delay: Duration) {
+        let due = self.shared.runner.settings.clock.monotonic() + delay;
+        self.slept += 1;
+        self.asleep.insert((due, self.slept), slot);
     }
 
     /// Waits until the first of those that sleep is due.
@@ -305,7 +320,11 @@ impl Course {
                 return;
             };
             if let Ok(room) = room {
-                room.send((self.shared.runner.settings.clock.now(), happening));
+                room.send(Told {
+                    at: self.shared.runner.settings.clock.now(),
+                    what: happening,
+                    settled: None,
+                });
             }
         }
     }
@@ -324,7 +343,13 @@ impl Course {
         let output = match self.graph.result() {
             Ok(Some(output)) => output,
             Ok(None) => return run_end,
-            Err(why) => return end(Event::Fail, why, Some("payload.not-json".to_owned())),
+            Err(refused) => {
+                return end(
+                    refused.event,
+                    refused.message,
+                    Some(refused.code.to_owned()),
+                );
+            }
         };
         let results = &self.shared.runner.settings.results;
         match (output.result, output.value) {

@@ -16,7 +16,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::clock::Clock;
 use crate::model::flow::{Definition, Described};
@@ -107,8 +107,19 @@ pub struct RunEnd {
     pub value: Option<Value>,
 }
 
-/// Where a run tells what happens, in order, each with its instant.
-pub type Tell = mpsc::Sender<(Timestamp, Happening)>;
+/// Something that happened in a run, on its way to whoever started it.
+#[derive(Debug)]
+pub struct Told {
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    pub what: Happening,
+    /// Where to say that it will not be forgotten any more. The run waits for that, or is stopped.
+    pub settled: Option<oneshot::Sender<()>>,
+}
+
+/// Where a run tells what happens, in order.
+pub type Tell = mpsc::Sender<Told>;
 
 impl Runner {
     /// Makes a runner.

@@ -48,7 +48,7 @@ struct World {
 /// A run that goes on.
 struct Going {
     orders: watch::Sender<Order>,
-    told: mpsc::Receiver<(Timestamp, Happening)>,
+    told: mpsc::Receiver<Told>,
     end: JoinHandle<RunEnd>,
 }
 
@@ -133,7 +133,7 @@ impl World {
 
 impl Going {
     async fn next(&mut self) -> Option<String> {
-        let (_, happening) = self.told.recv().await?;
+        let happening = self.told.recv().await?.what;
         Some(match happening {
             Happening::FlowRun(moved) => format!("run {}", moved.event),
             Happening::TaskRun(moved) => format!("{} {}", moved.task_run, moved.event),
@@ -225,6 +225,27 @@ async fn a_cancelled_run_stops_its_attempts_and_says_so() {
     assert_eq!(going.next().await, None);
     assert_eq!(going.end.await.unwrap().moved.event, Event::Stop);
     assert_eq!(world.runner.0.turns.available_permits(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_must_not_run_twice_begins_only_after_its_start_is_known() {
+    let world = World::new();
+    let definition = one(json!({"on_lost": "fail"}));
+    let mut going = world.go(world.job(&ends(0), definition.clone()).await);
+    going.until("run start").await;
+    let told = going.told.recv().await.unwrap();
+    assert!(matches!(&told.what, Happening::TaskRun(moved) if moved.event == Event::Start));
+    tokio::task::yield_now().await;
+    assert!(going.told.try_recv().is_err(), "it did not wait");
+    told.settled.unwrap().send(()).unwrap();
+    assert_eq!(going.next().await.unwrap(), "a succeed");
+    // Nobody will ever know of this one, and so it is not made.
+    let mut going = world.go(world.job(&ends(0), definition).await);
+    going.until("run start").await;
+    drop(going.told.recv().await.unwrap());
+    going.orders.send(Order::Abandon).unwrap();
+    assert_eq!(going.next().await, None);
+    assert_eq!(going.end.await.unwrap().moved.event, Event::Lose);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -348,7 +369,10 @@ async fn a_task_is_granted_only_what_was_registered_too() {
     job.registered = Arc::new(serde_json::from_value(registered).unwrap());
     let mut going = world.go(job);
     let mut denials = Vec::new();
-    while let Some((_, happening)) = going.told.recv().await {
+    while let Some(Told {
+        what: happening, ..
+    }) = going.told.recv().await
+    {
         if let Happening::TaskRun(moved) = happening {
             denials = moved.denials;
         }

@@ -16,12 +16,13 @@ use super::session::Session;
 use super::turn::deal;
 use super::waiting::Presence;
 use crate::model::id::{FlowRunId, ProjectId};
+use crate::model::limit;
 use crate::wire::ClaimedRun;
 
 /// Most runs of one claim.
 const CLAIM_MAX: u32 = 256;
-/// Most task runs of earlier claims that come with a run: a map of the most elements, and more.
-const TASK_RUNS_MAX: u32 = 200_000;
+/// Most task runs of earlier claims that come with a run: all that it can have.
+const TASK_RUNS_MAX: u32 = limit::TASK_RUNS_MAX as u32;
 
 impl App {
     /// Claims due runs that the agent satisfies, at most `count`.

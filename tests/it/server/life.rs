@@ -5,6 +5,9 @@ use super::*;
 use waft::model::run::{Level, LogLine};
 use waft::wire::{Listen, LogQuery, Renewal, WatchQuery};
 
+/// For calls in one process.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Claims the only waiting run.
 async fn claim(agent: &Agent) -> LeaseKey {
     let claimed = agent.poll(1).await;
@@ -148,7 +151,10 @@ async fn a_run_outlives_its_agent_and_the_late_one_is_refused() {
         session_id: mira.session,
         leases: vec![old],
     };
-    assert_eq!(world.client.renew(&renewal).await.unwrap().lost, [old]);
+    assert_eq!(
+        world.client.renew(&renewal, PATIENCE).await.unwrap().lost,
+        [old]
+    );
     assert_eq!(world.run(run.id).await.state, State::Claimed);
 
     let new = lease(&claimed[0]);
@@ -213,7 +219,7 @@ async fn what_was_finished_before_the_lease_was_lost_is_taken_while_nobody_else_
         session_id: mira.session,
         leases: vec![old],
     };
-    let renewed = world.client.renew(&renewal).await.unwrap();
+    let renewed = world.client.renew(&renewal, PATIENCE).await.unwrap();
     assert_eq!((renewed.lost, renewed.lapsed), (vec![], vec![old]));
     for what in [line("late"), task("fetch", Event::Succeed)] {
         let told = mira.tell(old, vec![what]).await;
@@ -286,6 +292,79 @@ async fn a_run_that_no_agent_can_start_is_given_up() {
 }
 
 #[tokio::test]
+async fn attempts_that_an_agent_stopped_for_its_lease_count_as_lost() {
+    let world = World::new().await;
+    world.register("etl").await;
+    let run = world.create("etl").await;
+    let agent = world.agent("mira").await;
+    let hand_back = |code: &str| {
+        Happening::FlowRun(FlowRunMoved {
+            event: Event::Lose,
+            message: String::new(),
+            code: Some(code.to_owned()),
+            result: None,
+        })
+    };
+    // An agent that was told to stop loses nothing, however often.
+    for code in [
+        "lost.stop",
+        "lost.stop",
+        "lost.stop",
+        "lost.lease",
+        "lost.lease",
+    ] {
+        let lease = claim(&agent).await;
+        agent
+            .tell(lease, vec![flow(Event::Start), hand_back(code)])
+            .await;
+        assert_eq!(world.run(run.id).await.state, State::Scheduled, "{code}");
+    }
+    let lease = claim(&agent).await;
+    agent
+        .tell(lease, vec![flow(Event::Start), hand_back("lost.lease")])
+        .await;
+    let over = world.run(run.id).await;
+    assert_eq!(
+        (over.state, over.code.as_deref()),
+        (State::Crashed, Some("lost.agent"))
+    );
+}
+
+#[tokio::test]
+async fn the_next_agent_hears_when_a_retry_is_due_and_what_counts_against_it() {
+    let world = World::new().await;
+    world.register("etl").await;
+    world.create("etl").await;
+    let agent = world.agent("mira").await;
+    let lease = claim(&agent).await;
+    let Happening::TaskRun(mut retry) = task("fetch", Event::Retry) else {
+        panic!("not a task run");
+    };
+    (retry.failures, retry.delay_ms) = (1, 3_600_000);
+    let happenings = vec![
+        flow(Event::Start),
+        task("fetch", Event::Start),
+        Happening::TaskRun(retry),
+        flow(Event::Lose),
+    ];
+    agent.tell(lease, happenings).await;
+    let claimed = agent.poll(1).await.remove(0);
+    let known = &claimed.task_runs[0];
+    let left = known
+        .retry_at
+        .unwrap()
+        .duration_since(Timestamp::UNIX_EPOCH);
+    assert_eq!((known.failures, left.as_secs()), (1, 3_600));
+    let start = vec![flow(Event::Start), task("fetch", Event::Start)];
+    agent.tell(super::lease(&claimed), start).await;
+    let tasks = world
+        .client
+        .task_runs(claimed.flow_run_id, &ListQuery::default())
+        .await;
+    assert_eq!(tasks.unwrap().items[0].retry_at, None);
+}
+
+#[tokio::test]
 async fn renewing_keeps_a_run_and_a_jump_of_the_wall_clock_takes_none() {
     let world = World::new().await;
     world.register("etl").await;
@@ -298,7 +377,15 @@ async fn renewing_keeps_a_run_and_a_jump_of_the_wall_clock_takes_none() {
     };
     for _ in 0..5 {
         world.clock.pass(Duration::from_secs(20));
-        assert!(world.client.renew(&renewal).await.unwrap().lost.is_empty());
+        assert!(
+            world
+                .client
+                .renew(&renewal, PATIENCE)
+                .await
+                .unwrap()
+                .lost
+                .is_empty()
+        );
         assert_eq!(world.rescue().await, 0);
     }
     world.clock.jump("2026-04-01T00:00:00Z".parse().unwrap());

@@ -213,6 +213,8 @@ fn task(name: &str, event: Event) -> Happening {
         message: String::new(),
         code: None,
         attempts: 1,
+        failures: 0,
+        delay_ms: 0,
         loop_count: 0,
         usage: Usage::default(),
         result: is_end.then(result),

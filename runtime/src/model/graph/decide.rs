@@ -36,7 +36,7 @@ impl Graph {
         match self.verdict(at) {
             Verdict::Run if self.plan.task(at).is_mapped => self.open(at),
             Verdict::Run if self.plan.task(at).body == Body::Merge => self.merge(at),
-            Verdict::Run => self.ready.push_back(slot),
+            Verdict::Run => self.make_ready(slot),
             Verdict::End(event, message, code) => self.end(slot, event, message, code),
             Verdict::TriggerFails(counts) => self.fail_trigger(slot, counts),
         }
@@ -144,17 +144,23 @@ impl Graph {
     }
 
     pub(super) fn fail_trigger(&mut self, slot: Slot, counts: Counts) {
-        let step = &self.plan.steps[slot.task];
-        let trigger = &self.plan.task(slot.task).trigger;
-        let mut upstream = step.upstream.iter().filter(|_| trigger.wants_success());
-        let cause = upstream.find(|link| self.link_failed(**link, slot.index));
-        let cause = cause.map(|link| link.task);
+        let cause = self.cause_of(slot);
         let name = cause.map(|at| self.plan.task(at).name.as_str());
-        let message = trigger.refusal(counts, name);
+        let message = self.plan.task(slot.task).trigger.refusal(counts, name);
         if slot.index.is_none() {
             self.nodes[slot.task].cause = cause;
         }
         self.end(slot, Event::FailTrigger, message, None);
+    }
+
+    /// Returns the task above whose failure lets a trigger fail that wants success.
+    pub(super) fn cause_of(&self, slot: Slot) -> Option<usize> {
+        if !self.plan.task(slot.task).trigger.wants_success() {
+            return None;
+        }
+        let mut upstream = self.plan.steps[slot.task].upstream.iter();
+        let cause = upstream.find(|link| self.link_failed(**link, slot.index));
+        cause.map(|link| link.task)
     }
 
     /// Follows a failure to the task run that began it.

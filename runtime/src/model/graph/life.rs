@@ -1,5 +1,7 @@
 //! The life of one task run: what its attempts ended in and what follows from it.
 
+use jiff::Timestamp;
+
 use super::super::flow::{Body, OnLost, Task};
 use super::super::limit;
 use super::super::run::{ResultRef, TaskRun, TaskRunKey, TaskRunMoved, Usage};
@@ -127,6 +129,10 @@ pub(super) struct Life {
     pub(super) loop_count: u32,
     pub(super) loop_value: Kept,
     pub(super) output: Kept,
+    /// When the next attempt is due, if an earlier claim was waiting for it.
+    pub(super) rest_until: Option<Timestamp>,
+    /// Milliseconds between the last attempt and the next one.
+    delay_ms: u64,
     usage: Usage,
     denials: Vec<String>,
 }
@@ -152,6 +158,8 @@ impl Default for Life {
             loop_count: 0,
             loop_value: Kept::Nothing,
             output: Kept::Nothing,
+            rest_until: None,
+            delay_ms: 0,
             usage: Usage::default(),
             denials: Vec::new(),
         }
@@ -161,8 +169,7 @@ impl Default for Life {
 impl Life {
     /// Continues a task run of an earlier claim.
     ///
-    /// How many of its attempts were failures of the flow is not told apart from those lost; an
-    /// attempt that was going on when its agent was lost is not counted against its retries.
+    /// An attempt that was going on when its agent was lost is not counted against its retries.
     pub(super) fn resumed(earlier: TaskRun) -> Self {
         let kept = earlier.result.map_or(Kept::Nothing, Kept::There);
         let is_over = earlier.state.is_over();
@@ -170,21 +177,20 @@ impl Life {
             true => (kept, Kept::Nothing),
             false => (Kept::Nothing, kept),
         };
-        let failures = match earlier.state {
-            State::Running => earlier.attempts.saturating_sub(1),
-            State::Retrying => earlier.attempts,
-            _ => 0,
-        };
         Self {
             state: earlier.state,
             message: earlier.message,
             code: earlier.code,
             attempts: earlier.attempts,
-            failures: if earlier.loop_count == 0 { failures } else { 0 },
+            failures: earlier.failures,
             crashes: 0,
             loop_count: earlier.loop_count,
             loop_value,
             output,
+            rest_until: earlier
+                .retry_at
+                .filter(|_| earlier.state == State::Retrying),
+            delay_ms: 0,
             usage: earlier.usage,
             denials: earlier.denials,
         }
@@ -321,6 +327,7 @@ impl Life {
 
     fn again(&mut self, message: String, code: Option<String>, delay_ms: u64) -> Next {
         self.state = State::Retrying;
+        self.delay_ms = delay_ms;
         self.message = message;
         self.code = code;
         Next::Again(Event::Retry, delay_ms)
@@ -343,6 +350,11 @@ impl Life {
             message: self.message.clone(),
             code: self.code.clone(),
             attempts: self.attempts,
+            failures: self.failures,
+            delay_ms: match event {
+                Event::Retry => self.delay_ms,
+                _ => 0,
+            },
             loop_count: self.loop_count,
             usage: self.usage,
             result: kept.result().cloned(),

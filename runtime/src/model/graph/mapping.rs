@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::OnceLock;
 
 use super::super::flow::{Body, Condition};
-use super::super::limit::MAP_ELEMENTS_MAX;
+use super::super::limit::{MAP_ELEMENTS_MAX, TASK_RUNS_MAX};
 use super::super::run::{ResultRef, TaskRun};
 use super::super::state::Event;
 use super::super::value::{NotJson, Value};
@@ -69,6 +69,10 @@ impl Mapped {
             held: VecDeque::new(),
             joined: OnceLock::new(),
         }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.elements.len()
     }
 
     pub(super) fn life(&self, index: u32) -> &Life {
@@ -143,14 +147,26 @@ impl Graph {
             match &self.nodes[*from].mapped {
                 None => self.need(Slot::whole(*from), false, &mut needs),
                 Some(_) if step.is_lane(*from) => {}
-                Some(mapped) => {
-                    for index in 0..mapped.elements.len() as u32 {
-                        self.need(Slot::element(*from, index), false, &mut needs);
-                    }
-                }
+                Some(mapped) => self.need_elements(*from, mapped, &mut needs),
             }
         }
         needs
+    }
+
+    /// Lists what must be loaded before the outputs of the output task are joined to the result.
+    pub(super) fn result_needs(&self, at: usize) -> Vec<(Target, ResultRef)> {
+        let mut needs = Vec::new();
+        let node = &self.nodes[at];
+        if let Some(mapped) = node.mapped.as_ref().filter(|_| node.counts.failed == 0) {
+            self.need_elements(at, mapped, &mut needs);
+        }
+        needs
+    }
+
+    fn need_elements(&self, at: usize, mapped: &Mapped, needs: &mut Vec<(Target, ResultRef)>) {
+        for index in 0..mapped.elements.len() as u32 {
+            self.need(Slot::element(at, index), false, needs);
+        }
     }
 
     /// Lists what one element needs to have loaded.
@@ -193,6 +209,15 @@ impl Graph {
             let message = format!("{count} elements are more than the {MAP_ELEMENTS_MAX} allowed");
             return self.end(slot, Event::Fail, message, Some("limit.map"));
         }
+        if self.size + count > TASK_RUNS_MAX {
+            let message = format!(
+                "with {count} elements the run would have {} task runs, more than the \
+                 {TASK_RUNS_MAX} allowed",
+                self.size + count
+            );
+            return self.end(slot, Event::Fail, message, Some("limit.map"));
+        }
+        self.size += count;
         let mut above = Counts::default();
         let mut lanes = Vec::new();
         for link in &self.plan.steps[at].upstream {
@@ -328,7 +353,7 @@ impl Graph {
             return self.end(slot, Event::Skip, message, None);
         }
         match task.trigger.pull(counts) {
-            Pull::Run => self.ready.push_back(slot),
+            Pull::Run => self.make_ready(slot),
             Pull::Skip => {
                 let message = "every upstream task run was skipped".to_owned();
                 self.end(slot, Event::Skip, message, None);
@@ -453,10 +478,12 @@ impl Graph {
         let null = null();
         let mut values = Vec::with_capacity(mapped.elements.len());
         for element in &mapped.elements {
-            if let Kept::Lost(why, _) = &element.life.output {
-                return Err(Refused::lost(why));
-            }
-            values.push(element.life.output.value().unwrap_or(&null));
+            values.push(match &element.life.output {
+                Kept::Here(value, _) => value,
+                Kept::Nothing => &null,
+                Kept::Lost(why, _) => return Err(Refused::lost(why)),
+                Kept::There(_) => return Err(Refused::lost("an output was not read in time")),
+            });
         }
         Value::joined(values).map_err(|why| {
             let name = &self.plan.task(at).name;
@@ -465,12 +492,15 @@ impl Graph {
     }
 }
 
-/// Why inputs could not be gathered.
+/// Why values could not be gathered: what it makes of whoever needs them.
 #[derive(Clone, Debug)]
-pub(super) struct Refused {
-    pub(super) event: Event,
-    pub(super) message: String,
-    pub(super) code: &'static str,
+pub struct Refused {
+    /// Fail, if the flow is at fault, or Crash.
+    pub event: Event,
+    /// In words.
+    pub message: String,
+    /// A stable word for it.
+    pub code: &'static str,
 }
 
 impl Refused {

@@ -17,6 +17,8 @@ mod trigger;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::flow::{Definition, Described};
 use super::run::{ResultRef, TaskRun, TaskRunKey, TaskRunMoved};
 use super::state::{Event, State};
@@ -24,6 +26,7 @@ use super::value::Value;
 pub use life::{Ended, Ending};
 use life::{Kept, Life, Next};
 use mapping::Mapped;
+pub use mapping::Refused;
 pub use plan::Inconsistent;
 use plan::Plan;
 use trigger::Counts;
@@ -49,6 +52,8 @@ pub struct Graph {
     missing: HashMap<Slot, usize>,
     /// Elements of an earlier claim, until their task is cut into elements again.
     earlier: HashMap<usize, Vec<TaskRun>>,
+    /// Task runs there are, elements included.
+    size: usize,
     told: Vec<TaskRunMoved>,
 }
 
@@ -138,6 +143,13 @@ pub enum Chore {
         /// Where it is.
         result: ResultRef,
     },
+    /// Wait for what an earlier claim waited for; then [`Graph::wake`].
+    Rest {
+        /// The task run.
+        slot: Slot,
+        /// When its next attempt is due.
+        until: Timestamp,
+    },
 }
 
 /// The result of a run. At least one of both is there.
@@ -180,6 +192,7 @@ impl Graph {
         let nodes: Vec<_> = plan.steps.iter().map(Node::new).collect();
         let mut graph = Self {
             left: nodes.len(),
+            size: nodes.len(),
             nodes,
             plan,
             lost,
@@ -321,7 +334,9 @@ impl Graph {
     /// Returns how the run ended, once nothing is left to be done.
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome> {
-        if self.left > 0 {
+        let output = self.plan.output.map(Slot::whole);
+        let is_loading = output.is_some_and(|slot| self.missing.contains_key(&slot));
+        if self.left > 0 || is_loading {
             return None;
         }
         let mut reference = self.plan.reference.iter().copied();
@@ -361,13 +376,13 @@ impl Graph {
     /// # Errors
     ///
     /// Fails if the output of a mapped task cannot be joined.
-    pub fn result(&self) -> Result<Option<Output>, String> {
+    pub fn result(&self) -> Result<Option<Output>, Refused> {
         let Some(at) = self.plan.output else {
             return Ok(None);
         };
         let node = &self.nodes[at];
         if node.mapped.is_some() && node.life.state == State::Mapped && node.counts.failed == 0 {
-            let joined = self.joined(at).map_err(|refused| refused.message)?;
+            let joined = self.joined(at)?;
             let value = Some(joined);
             return Ok(Some(Output {
                 result: None,
@@ -400,6 +415,7 @@ impl Graph {
         self.left = 0;
         self.ready.clear();
         self.chores.clear();
+        self.missing.clear();
     }
 
     fn resume(&mut self, earlier: Vec<TaskRun>) {
@@ -418,10 +434,26 @@ impl Graph {
             }
             if self.nodes[at].life.state == State::Mapped {
                 let elements = self.earlier.remove(&at).unwrap_or_default();
-                self.nodes[at].mapped = Some(Box::new(Mapped::resumed(elements)));
+                let mapped = Mapped::resumed(elements);
+                self.size += mapped.len();
+                self.nodes[at].mapped = Some(Box::new(mapped));
                 self.opened(at);
             }
             self.node_over(at);
+        }
+        // Only now it is known how those above ended.
+        for at in 0..self.nodes.len() {
+            if self.nodes[at].life.state == State::TriggerFailed {
+                self.nodes[at].cause = self.cause_of(Slot::whole(at));
+            }
+        }
+    }
+
+    /// Lets a task run go on: now, or when the delay has passed that an earlier claim waited for.
+    fn make_ready(&mut self, slot: Slot) {
+        match self.life_mut(slot).rest_until.take() {
+            Some(until) => self.chores.push_back(Chore::Rest { slot, until }),
+            None => self.ready.push_back(slot),
         }
     }
 
@@ -489,7 +521,11 @@ impl Graph {
                 upstream.forget();
             }
         }
-        if self.nodes[at].users == 0 && self.plan.output != Some(at) {
+        if self.plan.output == Some(at) {
+            // Nobody else asks for what an earlier claim finished of it.
+            let needs = self.result_needs(at);
+            self.is_waiting_for(Slot::whole(at), needs);
+        } else if self.nodes[at].users == 0 {
             self.nodes[at].forget();
         }
     }

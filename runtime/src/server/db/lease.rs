@@ -11,12 +11,16 @@ use super::DbError;
 use super::flow_run::{self, Move, Standing};
 use super::tx::{Many, Tx, args};
 use crate::model::id::{AgentId, FlowRunId};
+use crate::model::limit::LOST_MAX;
 use crate::model::state::{Event, Refusal, State};
 use crate::wire::LeaseKey;
 
 /// Claims after which a run that never started is given up: its agents die while they fetch or
 /// compile it, are never ready, or its claims never reach them.
 const CLAIMS_MAX: u32 = 100;
+/// The code under which an agent hands back a run whose lease it could not renew: unlike one that it
+/// was told to stop, the attempts that it stopped count as lost.
+pub const LAPSED: &str = "lost.lease";
 
 /// What an agent still has of a run that it claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,14 +49,25 @@ impl Standing {
 
     /// Takes the run from an agent that is lost, or that hands it back: it waits again.
     ///
-    /// One that so many claims could not start is given up instead.
+    /// One that so many claims could not start is given up instead, and so is one whose attempts were
+    /// stopped too often because its agents could not renew the lease in time.
     ///
     /// # Errors
     ///
     /// Refuses what may not happen, and then changes nothing.
     pub fn lose(&mut self, moved: &Move<'_>) -> Result<(), Refusal> {
+        let is_stopped = self.state == State::Running && moved.code == Some(LAPSED);
+        if is_stopped && self.lost >= LOST_MAX {
+            return self.step(&Move {
+                event: Event::Crash,
+                code: Some("lost.agent"),
+                ..moved.clone()
+            });
+        }
         if self.state != State::Claimed || self.epoch < CLAIMS_MAX {
-            return self.step(moved);
+            self.step(moved)?;
+            self.lost += u32::from(is_stopped);
+            return Ok(());
         }
         let (claims, last) = (self.epoch, moved.message);
         let message = format!("{claims} claims ended before it started; the last: {last}");

@@ -3,6 +3,8 @@
 //! A task run changes state in `Kept::step` alone, through `State::after`, while the run it belongs
 //! to is checked by version and epoch in the statement that writes both (`flow_run::apply`).
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::DbError;
@@ -26,8 +28,12 @@ pub struct Kept {
     pub code: Option<String>,
     /// Attempts started.
     pub attempts: u32,
+    /// Attempts of this iteration that the flow failed.
+    pub failures: u32,
     /// Iterations done.
     pub loop_count: u32,
+    /// Where it is Retrying: when the next attempt is due, by the agent's clock.
+    pub retry_at: Option<Timestamp>,
     /// When its first attempt began, by the agent's clock.
     pub started_at: Option<Timestamp>,
     /// When it was over, by the agent's clock.
@@ -47,7 +53,9 @@ impl Default for Kept {
             message: String::new(),
             code: None,
             attempts: 0,
+            failures: 0,
             loop_count: 0,
+            retry_at: None,
             started_at: None,
             ended_at: None,
             usage: Usage::default(),
@@ -63,6 +71,11 @@ impl Kept {
         self.end_by(moved.event, &moved.message, at)?;
         self.code.clone_from(&moved.code);
         self.attempts = moved.attempts;
+        self.failures = moved.failures;
+        self.retry_at = match moved.event {
+            Event::Retry => at.checked_add(Duration::from_millis(moved.delay_ms)).ok(),
+            _ => None,
+        };
         self.loop_count = moved.loop_count;
         self.usage = moved.usage;
         self.denials.clone_from(&moved.denials);
@@ -98,7 +111,9 @@ impl Kept {
             message: self.message,
             code: self.code,
             attempts: self.attempts,
+            failures: self.failures,
             loop_count: self.loop_count,
+            retry_at: self.retry_at,
             started_at: self.started_at,
             ended_at: self.ended_at,
             usage: self.usage,
@@ -113,7 +128,7 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT flow_run_id, task, map_index, state, message, code, attempts, loop_count, ",
-            "started_at, ended_at, \"usage\", result, denials FROM ",
+            "started_at, ended_at, \"usage\", result, denials, failures, retry_at FROM ",
             $rest
         )
     };
@@ -134,6 +149,8 @@ fn kept(row: &Row) -> Result<(Key, Kept), DbError> {
         usage,
         result: result.map(|Json(result)| result),
         denials,
+        failures: row.get(13)?,
+        retry_at: row.get(14)?,
     };
     let key = (row.get(0)?, row.get(1)?, u32::try_from(map_index).ok());
     Ok((key, kept))
@@ -141,13 +158,13 @@ fn kept(row: &Row) -> Result<(Key, Kept), DbError> {
 
 static PUT: Many = Many::new(
     "INSERT INTO task_run (flow_run_id, task, map_index, state, message, code, attempts, \
-     loop_count, started_at, ended_at, \"usage\", result, denials) VALUES ",
-    "($, $, $, $, $, $, $, $, $, $, $, $, $)",
+     loop_count, started_at, ended_at, \"usage\", result, denials, failures, retry_at) VALUES ",
+    "($, $, $, $, $, $, $, $, $, $, $, $, $, $, $)",
     " ON CONFLICT (flow_run_id, task, map_index) DO UPDATE SET state = excluded.state, \
      message = excluded.message, code = excluded.code, attempts = excluded.attempts, \
      loop_count = excluded.loop_count, started_at = excluded.started_at, \
      ended_at = excluded.ended_at, \"usage\" = excluded.\"usage\", result = excluded.result, \
-     denials = excluded.denials",
+     denials = excluded.denials, failures = excluded.failures, retry_at = excluded.retry_at",
 );
 
 /// The keys come first and the join is crossed, so that each is looked up and nothing is scanned.
@@ -185,6 +202,8 @@ pub(super) async fn put(
             Json(kept.usage),
             kept.result.map(Json),
             Json(kept.denials),
+            kept.failures,
+            kept.retry_at,
         ]);
         row
     };

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use jiff::Timestamp;
+
 use super::super::super::artifact::Digest;
 use super::super::super::flow::{
     Body, Condition, Definition, Described, Edge, Mapping, Source, Task,
 };
 use super::super::super::run::{ResultRef, TaskRun, TaskRunMoved, Usage};
-use super::super::super::state::State;
+use super::super::super::state::{Event, State};
 use super::super::super::value::Value;
 use super::super::{Attempt, Chore, Ended, Ending, Graph, Outcome, Output, Slot};
 
@@ -336,6 +338,10 @@ impl Drive {
                 self.graph
                     .loaded(target, found.ok_or_else(|| "it is gone".to_owned()));
             }
+            Chore::Rest { slot, .. } => {
+                self.log.push(format!("{} rest", self.graph.key(slot)));
+                self.graph.wake(slot);
+            }
         }
     }
 
@@ -403,9 +409,17 @@ impl Drive {
     }
 
     pub(super) fn result(&self) -> String {
-        let Output { result, value } = self.graph.result().unwrap().unwrap();
+        self.try_result().unwrap().unwrap()
+    }
+
+    /// The result, if there is one, or why it cannot be had.
+    pub(super) fn try_result(&self) -> Result<Option<String>, String> {
+        let output = self.graph.result().map_err(|refused| refused.message)?;
+        let Some(Output { result, value }) = output else {
+            return Ok(None);
+        };
         let value = value.or_else(|| self.kept.get(&result?.digest).cloned());
-        text(&value.unwrap())
+        Ok(value.map(|value| text(&value)))
     }
 
     pub(super) fn moved(&self, task: &str) -> &TaskRunMoved {
@@ -455,7 +469,9 @@ impl Drive {
                 message: moved.message.clone(),
                 code: moved.code.clone(),
                 attempts: moved.attempts,
+                failures: moved.failures,
                 loop_count: moved.loop_count,
+                retry_at: (moved.event == Event::Retry).then_some(Timestamp::UNIX_EPOCH),
                 started_at: None,
                 ended_at: None,
                 usage: moved.usage,

@@ -113,6 +113,82 @@ fn a_lost_attempt_does_not_count_against_the_retries() {
 }
 
 #[test]
+fn the_outputs_of_a_mapped_output_task_are_read_for_the_result() {
+    let flow = Flow::new("m").change("m", |task| task.is_mapped = true);
+    let flow = flow.constant("[1,2,3]", "m", "x", true).output("m");
+    let body = |_: &str, attempt: &Attempt| ok(&format!("1{}", text(&attempt.inputs[0].1)));
+    let whole = flow.run(body);
+    for finished in 1..=3 {
+        let earlier = whole.earlier(|run| match run.map_index {
+            Some(index) if index >= finished => run.state = State::Running,
+            None if finished < 3 => run.state = State::Pending,
+            _ => {}
+        });
+        let rest = flow.resume(&whole, earlier, 1, body);
+        assert_eq!(rest.result(), "[11,12,13]", "{finished} were finished");
+    }
+    let mut whole = flow.run(body);
+    let earlier = whole.earlier(|_| {});
+    whole.kept.clear();
+    let rest = flow.resume(&whole, earlier, 1, body);
+    assert!(
+        rest.try_result().is_err(),
+        "outputs that are gone are no nulls"
+    );
+}
+
+#[test]
+fn what_waited_for_a_retry_waits_on_and_only_failures_of_the_flow_count() {
+    let flow = Flow::new("a").change("a", |task| task.retries = retries(2));
+    let body = |_: &str, _: &Attempt| fail("");
+    let first = flow.run_until(2, body);
+    assert_eq!(first.log.last().unwrap(), "a retry");
+    // Two agents die during the second attempt, and the flow has one retry left all the same.
+    let earlier = first.earlier(|run| {
+        run.state = State::Running;
+        run.attempts = 3;
+    });
+    let second = flow.resume(&first, earlier, 2, body);
+    assert_eq!(second.log, ["a start", "a retry", "a start", "a fail"]);
+    let waiting = flow.resume(&first, first.earlier(|_| {}), 0, body);
+    assert_eq!(
+        waiting.log,
+        ["a rest", "a start", "a retry", "a start", "a fail"]
+    );
+}
+
+#[test]
+fn a_run_is_ended_by_what_ended_it_also_after_a_loss() {
+    let flow = Flow::new("a b").pass("a", "b");
+    let flow = flow.change("a", |task| task.on_lost = OnLost::Fail);
+    let first = flow.run(|_, _| crash());
+    assert_eq!(first.outcome().event, Event::Crash);
+    let second = flow.resume(&first, first.earlier(|_| {}), 1, |_, _| ok("1"));
+    assert!(second.log.is_empty(), "{:?}", second.log);
+    assert_eq!(second.outcome(), first.outcome());
+}
+
+#[test]
+fn a_run_has_no_more_task_runs_than_a_claim_hands_back() {
+    let count = limit::MAP_ELEMENTS_MAX;
+    let array = format!("[{}]", vec!["0"; count].join(","));
+    let mut flow = Flow::new("a b c d");
+    for task in ["a", "b", "c", "d"] {
+        flow = flow
+            .change(task, |task| task.is_mapped = true)
+            .constant(&array, task, "x", true);
+    }
+    let drive = flow.run_until(0, |_, _| ok("1"));
+    let ended: Vec<_> = drive
+        .log
+        .iter()
+        .filter(|line| line.ends_with("fail"))
+        .collect();
+    assert_eq!(ended, ["c fail", "d fail"]);
+    assert_eq!(drive.moved("c").code.as_deref(), Some("limit.map"));
+}
+
+#[test]
 fn an_output_that_cannot_be_read_crashes_who_needs_it() {
     let flow = Flow::new("a b").pass("a", "b");
     let mut first = flow.run(|_, _| ok("1"));
@@ -182,4 +258,10 @@ fn interrupted(seed: u64, flow: &Flow, bodies: u64, whole: &Drive) {
         whole.final_states(),
         "seed {seed}, lost after {steps}"
     );
+    let (ended, once) = (rest.outcome(), whole.outcome());
+    assert_eq!(ended, once, "seed {seed}, lost after {steps}");
+    if ended.event == Event::Succeed {
+        let (result, once) = (rest.try_result(), whole.try_result());
+        assert_eq!(result, once, "seed {seed}, lost after {steps}");
+    }
 }
