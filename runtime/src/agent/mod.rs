@@ -225,10 +225,10 @@ impl Running {
         keys.into_iter().map(|key| key.flow_run_id).collect()
     }
 
-    /// Returns how often it panicked; each is a bug.
+    /// Returns how often it panicked, its runner and sandbox included; each is a bug.
     #[must_use]
     pub fn panics(&self) -> u64 {
-        self.agent.panics.load(Ordering::Relaxed)
+        self.agent.panics.load(Ordering::Relaxed) + self.agent.runner.panics()
     }
 
     /// Takes no more runs, finishes those at work, and ends.

@@ -1,6 +1,7 @@
 //! One attempt: look into the task cache, run the sandbox, pass on what is said, keep the output.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use futures::FutureExt as _;
@@ -60,9 +61,12 @@ impl Shared {
             .await
         {
             Ok(ended) => ended,
-            Err(_) => ended(Ending::Crash {
-                message: "the runner itself failed, which is a bug of waft".to_owned(),
-            }),
+            Err(_) => {
+                self.runner.panics.fetch_add(1, Ordering::Relaxed);
+                ended(Ending::Crash {
+                    message: "the runner itself failed, which is a bug of waft".to_owned(),
+                })
+            }
         }
     }
 

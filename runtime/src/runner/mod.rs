@@ -14,6 +14,7 @@ mod tests;
 use std::error::Error;
 use std::fmt::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -37,6 +38,8 @@ struct Inner {
     settings: Settings,
     /// One permit for each attempt at one time, over all runs.
     turns: Arc<Semaphore>,
+    /// Panics that were caught; each is a bug.
+    panics: AtomicU64,
 }
 
 /// What a runner works with; the same for all its runs.
@@ -126,7 +129,19 @@ impl Runner {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let turns = Arc::new(Semaphore::new(settings.parallel.max(1)));
-        Self(Arc::new(Inner { settings, turns }))
+        let panics = AtomicU64::new(0);
+        Self(Arc::new(Inner {
+            settings,
+            turns,
+            panics,
+        }))
+    }
+
+    /// Returns how many panics were caught here and in the sandbox. Each is a bug, and each ended one
+    /// attempt as Crashed.
+    #[must_use]
+    pub fn panics(&self) -> u64 {
+        self.0.panics.load(Ordering::Relaxed) + self.0.settings.sandbox.panics()
     }
 
     /// Carries out a run to its end, or until it is ordered to stop.

@@ -362,19 +362,25 @@ impl Drive {
         self.told.push(moved);
     }
 
-    /// Nothing starts before what it hangs on is over.
+    /// Nothing starts before what it hangs on is over: an element of a lane, or the whole task.
     fn check_start(&self, attempt: &Attempt) {
         let name = &attempt.start.task_run.task;
         let index = attempt.start.task_run.map_index;
-        for (from, to) in self.flow.0.definition.dependencies() {
+        let definition = &self.flow.0.definition;
+        for (from, to) in definition.dependencies() {
             if to != name {
                 continue;
             }
-            let whole = self.states.get(&(from.to_owned(), None));
-            let element = self.states.get(&(from.to_owned(), index));
-            let mut states = whole.into_iter().chain(element);
+            let mut edges = definition.edges.iter().filter(|edge| {
+                edge.to == *name && matches!(&edge.from, Source::Task(task) if task == from)
+            });
+            let is_lane = index.is_some() && edges.all(|edge| edge.mapping == Mapping::Each);
+            let is_over = |index| {
+                let state = self.states.get(&(from.to_owned(), index));
+                state.is_some_and(|state| state.is_over())
+            };
             assert!(
-                states.any(|state| state.is_over()),
+                is_over(None) || (is_lane && is_over(index)),
                 "{name} started before {from} was over"
             );
         }
