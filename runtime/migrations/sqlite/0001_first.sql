@@ -91,6 +91,7 @@ CREATE TABLE flow_run (
 ) WITHOUT ROWID;
 CREATE INDEX flow_run_waiting ON flow_run (requirement_id, rank, scheduled_at) WHERE state = 'Scheduled';
 CREATE INDEX flow_run_leased ON flow_run (agent_id, lease_until) WHERE lease_until IS NOT NULL;
+CREATE INDEX flow_run_lapsing ON flow_run (lease_until) WHERE lease_until IS NOT NULL;
 CREATE INDEX flow_run_live ON flow_run (id) WHERE ended_at IS NULL;
 CREATE INDEX flow_run_of_version ON flow_run (flow_version_id);
 CREATE INDEX flow_run_of_flow ON flow_run (flow_id, id);

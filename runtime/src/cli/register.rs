@@ -46,7 +46,7 @@ pub(super) struct Args {
     /// Leaves out the label of the storage, which for a local folder is the name of this machine.
     #[arg(long)]
     no_auto_labels: bool,
-    /// Lets its schedule rest until `waft flow resume`.
+    /// Lets the schedule of the flow rest until `waft flow resume`, also if it was registered before.
     #[arg(long)]
     paused: bool,
     /// Answers the question about more grants beforehand.

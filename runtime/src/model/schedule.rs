@@ -181,6 +181,12 @@ impl Schedule {
             parameter::bind(parameters, &clock.parameters).map_err(|why| bad(why.to_string()))?;
             Beat::of(clock).map_err(bad)?;
         }
+        if self.filters.len() > FILTERS_MAX {
+            return Err(BadSchedule::Filter(format!(
+                "there are {}, and at most {FILTERS_MAX} are allowed",
+                self.filters.len()
+            )));
+        }
         for filter in &self.filters {
             Sieve::of(filter).map_err(BadSchedule::Filter)?;
         }
@@ -193,9 +199,10 @@ impl Schedule {
         }
     }
 
-    /// Returns the next instants after `after`, in order, at most `count`.
+    /// Returns the ticks of the next `count` instants after `after`, in order.
     ///
-    /// Two clocks that tick at the same instant make two ticks, as they may give other parameters.
+    /// Two clocks that tick at the same instant make two ticks, as they may give other parameters;
+    /// of an instant, all are returned.
     /// The search ends after 10,000 candidates or five years, so a rule that never ticks
     /// (`0 0 31 2 *`) costs little and yields nothing.
     #[must_use]
@@ -229,13 +236,21 @@ impl Schedule {
             }
         }
         ticks.sort();
-        ticks.truncate(count);
+        let mut instants: Vec<_> = ticks.iter().map(|tick| tick.at).collect();
+        instants.dedup();
+        match count.checked_sub(1).and_then(|last| instants.get(last)) {
+            Some(last) => ticks.retain(|tick| tick.at <= *last),
+            None if count == 0 => ticks.clear(),
+            None => {}
+        }
         ticks
     }
 }
 
 /// Most clocks of one schedule.
 const CLOCKS_MAX: usize = 64;
+/// Most filters of one schedule: each is asked about every candidate, while other writes wait.
+const FILTERS_MAX: usize = 16;
 /// Most candidates that one clock is asked for in one search.
 const CANDIDATES_MAX: usize = 10_000;
 /// How far ahead a search looks: five years.

@@ -169,12 +169,13 @@ impl App {
         };
         let id = id_of(text).ok_or_else(wrong)?;
         let now = self.clock.monotonic();
-        let kept = match self.known.get(id, now) {
+        let known = self.known.get(id, now);
+        let is_news = known.is_none();
+        let kept = match known {
             Some(kept) => kept,
             None => {
                 let mut reader = self.db.reader().await?;
                 let kept = token::read(&mut reader, id).await?.ok_or_else(wrong)?;
-                self.note_use(&kept);
                 self.known.put(kept.clone(), now);
                 kept
             }
@@ -182,6 +183,9 @@ impl App {
         let is_right: bool = hash_of(text).ct_eq(&kept.hash).into();
         if !is_right {
             return Err(wrong());
+        }
+        if is_news {
+            self.note_use(&kept);
         }
         Ok(Access {
             name: kept.name,

@@ -159,7 +159,8 @@ impl App {
                     .await?
             }
         };
-        self.waiting.wake(requirement_id, &known, count);
+        let now = self.clock.monotonic();
+        self.waiting.wake(requirement_id, &known, count, now);
         Ok(())
     }
 

@@ -45,6 +45,12 @@ pub async fn register(
         refresh_places(tx, version).await?;
         if before.is_archived {
             flow::follow(tx, before.id, version.id).await?;
+        }
+        if asked.is_paused {
+            flow::set_paused(tx, before.id, true).await?;
+            schedule::delete_ahead(tx, before.id, now).await?;
+        }
+        if before.is_archived || asked.is_paused {
             set_schedule(tx, version, now).await?;
         }
         return Ok(registered(version, false, Vec::new()));
@@ -98,6 +104,8 @@ async fn add(
             now,
         )
         .await?;
+    } else if is_paused {
+        flow::set_paused(tx, flow_id, true).await?;
     }
     let new = flow_version::New {
         version,

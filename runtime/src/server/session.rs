@@ -22,6 +22,8 @@ use crate::model::requirement::{Offer, Requirement};
 const SHUNNED: Duration = Duration::from_secs(60);
 /// How long an agent counts as polling after its last call ended: it is between two calls.
 const BETWEEN_CALLS: Duration = Duration::from_secs(5);
+/// How long a session is remembered of which nothing is heard.
+const SILENT: Duration = Duration::from_secs(60 * 60);
 /// How often it is written down that an agent was heard of.
 const SEEN_EVERY: Duration = Duration::from_secs(30);
 
@@ -155,6 +157,11 @@ impl Session {
                 || now.since(heard.last) < BETWEEN_CALLS)
     }
 
+    fn is_silent(&self, now: Monotonic) -> bool {
+        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        self.open_calls.load(Ordering::Relaxed) == 0 && now.since(heard.last) >= SILENT
+    }
+
     fn hear(&self, now: Monotonic) {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.last = now;
@@ -173,6 +180,13 @@ impl Session {
 }
 
 impl Sessions {
+    /// Forgets sessions of which nothing was heard for so long; a call under one finds it again in the
+    /// database.
+    pub(super) fn forget_silent(&self, now: Monotonic) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, session| !session.is_silent(now));
+    }
+
     pub(super) fn get(&self, id: SessionId) -> Option<Arc<Session>> {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         all.get(&id).cloned()

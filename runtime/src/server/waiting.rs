@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
 use super::session::Session;
+use crate::clock::Monotonic;
 use crate::model::requirement::Requirement;
 
 /// The line of polls. Clones share it.
@@ -17,13 +18,14 @@ struct Waiter {
     session: Arc<Session>,
     bell: Notify,
     is_gone: AtomicBool,
+    /// The requirement of the run that it was woken for.
+    woken_for: Mutex<Option<i64>>,
 }
 
-/// A place in the line; dropping it leaves the line.
+/// A place in the line. Dropping it leaves the line, and passes on what it was woken for.
 pub(super) struct Place {
     waiting: Waiting,
     waiter: Arc<Waiter>,
-    is_served: bool,
 }
 
 /// Tells whether the caller of a poll is still there.
@@ -44,13 +46,13 @@ impl Waiting {
             session,
             bell: Notify::new(),
             is_gone: AtomicBool::new(false),
+            woken_for: Mutex::new(None),
         });
         let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         line.push_back(waiter.clone());
         Place {
             waiting: self.clone(),
             waiter,
-            is_served: false,
         }
     }
 
@@ -59,16 +61,26 @@ impl Waiting {
         line.len()
     }
 
-    /// Wakes the first `count` polls whose agent may take runs with this requirement.
-    pub(super) fn wake(&self, id: i64, requirement: &Requirement, count: usize) {
+    /// Wakes the first `count` polls whose agent may take runs with this requirement now.
+    pub(super) fn wake(&self, id: i64, requirement: &Requirement, count: usize, now: Monotonic) {
+        self.wake_if(id, count, |session| {
+            let known = session.is_known_to_satisfy(id);
+            known.unwrap_or_else(|| session.satisfies(id, requirement)) && !session.shuns(id, now)
+        });
+    }
+
+    fn wake_if(&self, id: i64, count: usize, may_take: impl Fn(&Session) -> bool) {
         let mut left = count;
         let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         line.retain(|waiter| {
-            let known = waiter.session.is_known_to_satisfy(id);
-            let is_next =
-                left > 0 && known.unwrap_or_else(|| waiter.session.satisfies(id, requirement));
+            let is_next = left > 0 && may_take(&waiter.session);
             if is_next {
                 left -= 1;
+                let mut woken_for = waiter
+                    .woken_for
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                *woken_for = Some(id);
                 waiter.bell.notify_one();
             }
             !is_next
@@ -86,14 +98,6 @@ impl Waiting {
             !is_replaced
         });
     }
-
-    /// Wakes the first in line, whoever it is.
-    fn wake_next(&self) {
-        let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(waiter) = line.pop_front() {
-            waiter.bell.notify_one();
-        }
-    }
 }
 
 impl Place {
@@ -107,28 +111,32 @@ impl Place {
         Presence(self.waiter.clone())
     }
 
-    /// Says that the poll is about to be answered.
-    pub(super) fn served(&mut self) {
-        self.is_served = true;
+    /// Says that the poll looks for work once more: what it was woken for is not for somebody else.
+    pub(super) fn heard(self) {
+        *self.woken_for() = None;
+    }
+
+    fn woken_for(&self) -> MutexGuard<'_, Option<i64>> {
+        let woken_for = self.waiter.woken_for.lock();
+        woken_for.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.waiter.is_gone.store(true, Ordering::Relaxed);
-        let was_in_line = {
+        {
             let mut line = self
                 .waiting
                 .0
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            let before = line.len();
             line.retain(|waiter| !Arc::ptr_eq(waiter, &self.waiter));
-            line.len() < before
-        };
-        // It was woken and went away without work: the call was for somebody.
-        if !was_in_line && !self.is_served {
-            self.waiting.wake_next();
+        }
+        // It was woken and went away without another look: the run is for the next who may take it.
+        if let Some(id) = self.woken_for().take() {
+            let may_take = |session: &Session| session.is_known_to_satisfy(id) != Some(false);
+            self.waiting.wake_if(id, 1, may_take);
         }
     }
 }

@@ -25,6 +25,24 @@ pub(super) async fn other(
 }
 
 #[tokio::test]
+async fn a_token_is_bound_to_some_project_or_to_what_its_maker_is_bound_to() {
+    let world = World::new().await;
+    let (bound, _) = other(&world, Scope::User, Some(&["demo"])).await;
+    let new = |projects: Option<Vec<String>>| NewToken {
+        name: format!("token-{}", rand::random::<u32>()),
+        scope: Scope::User,
+        projects,
+    };
+    // One of no project at all would be taken for one of all.
+    assert_eq!(
+        code(bound.create_token(&new(Some(Vec::new()))).await),
+        "value-bad"
+    );
+    let made = bound.create_token(&new(None)).await.unwrap();
+    assert_eq!(made.token.projects, Some(vec!["demo".to_owned()]));
+}
+
+#[tokio::test]
 async fn a_token_bound_to_a_project_sees_nothing_else() {
     let world = World::new().await;
     let second = NewProject {

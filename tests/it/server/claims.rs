@@ -1,5 +1,7 @@
 //! Who gets which run, and when.
 
+use std::sync::Arc;
+
 use super::*;
 
 #[tokio::test]
@@ -105,6 +107,29 @@ async fn many_polls_and_many_runs_are_paired_once() {
     claimed.sort();
     made.sort();
     assert_eq!(claimed, made);
+}
+
+#[tokio::test]
+async fn a_declined_run_wakes_another_agent_and_not_the_same() {
+    let world = World::new().await;
+    world.register("etl").await;
+    let run = world.create("etl").await;
+    let (mira, nas) = (world.agent("mira").await, world.agent("nas").await);
+    let (mira, nas) = (Arc::new(mira), Arc::new(nas));
+    let claimed = mira.poll(1).await.remove(0);
+    // Mira's own poll is first in line when its decline is announced.
+    let mut polls = Vec::new();
+    for agent in [mira.clone(), nas] {
+        let count = polls.len();
+        polls.push(tokio::spawn(async move { agent.poll_waiting(1, 30).await }));
+        while world.app.waiting_polls() <= count {
+            tokio::task::yield_now().await;
+        }
+    }
+    mira.tell(lease(&claimed), vec![flow(Event::Decline)]).await;
+    let woken = polls.remove(1).await.unwrap();
+    assert_eq!(woken[0].flow_run_id, run.id);
+    polls.remove(0).abort();
 }
 
 #[tokio::test]

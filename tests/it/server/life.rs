@@ -331,6 +331,37 @@ async fn attempts_that_an_agent_stopped_for_its_lease_count_as_lost() {
 }
 
 #[tokio::test]
+async fn an_agent_cannot_bring_a_run_where_nobody_can_rescue_it() {
+    let world = World::new().await;
+    world.register("etl").await;
+    let run = world.create("etl").await;
+    let agent = world.agent("mira").await;
+    let lease = claim(&agent).await;
+    let odd = [
+        Event::Retry,
+        Event::Loop,
+        Event::Pause,
+        Event::Queue,
+        Event::Map,
+    ];
+    let mut happenings = vec![flow(Event::Start)];
+    happenings.extend(odd.map(flow));
+    agent.tell(lease, happenings).await;
+    assert_eq!(world.run(run.id).await.state, State::Running);
+    // Even one that got there some other way does not stay for ever.
+    let sql = "UPDATE flow_run SET state = 'Retrying'";
+    let forced = world
+        .app
+        .db
+        .write(move |tx| Box::pin(tx.run(sql, Vec::new())));
+    assert_eq!(forced.await.unwrap(), 1);
+    world.clock.pass(LEASE + Duration::from_secs(1));
+    assert_eq!(world.rescue().await, 1);
+    assert_eq!(world.run(run.id).await.state, State::Crashed);
+    assert_eq!(world.rescue().await, 0);
+}
+
+#[tokio::test]
 async fn the_next_agent_hears_when_a_retry_is_due_and_what_counts_against_it() {
     let world = World::new().await;
     world.register("etl").await;

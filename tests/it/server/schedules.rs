@@ -126,6 +126,86 @@ async fn of_what_was_missed_only_the_newest_is_made_up_for() {
 }
 
 #[tokio::test]
+async fn what_was_due_before_the_server_went_away_was_not_missed() {
+    let world = World::new().await;
+    world
+        .client
+        .register("demo", &hourly("etl", "0 * * * *"))
+        .await
+        .unwrap();
+    for _ in 0..3 {
+        world.schedule().await;
+        world.clock.pass(Duration::from_secs(3600));
+    }
+    world.schedule().await;
+    // Three wait for an agent. Now the server is away over one more.
+    world.clock.pass(Duration::from_secs(3660));
+    world.schedule().await;
+    let due = dues(&world).await;
+    assert_eq!(
+        due[..4],
+        [1, 2, 3, 4].map(|hour| format!("2026-03-01T0{hour}:00:00Z"))
+    );
+    assert_eq!(due.len(), 14);
+}
+
+#[tokio::test]
+async fn every_clock_of_an_instant_makes_its_run() {
+    let world = World::new().await;
+    let mut asked = hourly("etl", "0 * * * *");
+    let schedule = asked.definition.schedule.as_mut().unwrap();
+    let first = schedule.clocks[0].clone();
+    schedule.clocks = (0..12)
+        .map(|nth| waft::model::schedule::Clock {
+            name: format!("clock-{nth}"),
+            ..first.clone()
+        })
+        .collect();
+    world.client.register("demo", &asked).await.unwrap();
+    for _ in 0..3 {
+        world.schedule().await;
+        world.clock.pass(Duration::from_secs(3600));
+    }
+    world.schedule().await;
+    let due = dues(&world).await;
+    for hour in 1..=3 {
+        let at = format!("2026-03-01T0{hour}:00:00Z");
+        assert_eq!(due.iter().filter(|due| **due == at).count(), 12, "{at}");
+    }
+}
+
+#[tokio::test]
+async fn a_schedule_that_ticks_each_second_loses_nothing_to_a_stall() {
+    let world = World::new().await;
+    let mut asked = hourly("etl", "0 * * * *");
+    let schedule = asked.definition.schedule.as_mut().unwrap();
+    schedule.clocks[0].rule = waft::model::schedule::Rule::IntervalMs(1_000);
+    world.client.register("demo", &asked).await.unwrap();
+    world.schedule().await;
+    world.clock.pass(Duration::from_secs(25));
+    world.schedule().await;
+    assert_eq!(dues(&world).await.len(), 25 + 10);
+}
+
+#[tokio::test]
+async fn a_flow_that_is_known_can_be_registered_to_rest() {
+    let world = World::new().await;
+    let mut asked = hourly("etl", "0 * * * *");
+    world.client.register("demo", &asked).await.unwrap();
+    world.schedule().await;
+    asked.is_paused = true;
+    assert!(!world.client.register("demo", &asked).await.unwrap().is_new);
+    world.schedule().await;
+    assert!(dues(&world).await.is_empty());
+    world.client.resume_flow("etl").await.unwrap();
+    asked.artifact = Digest::of(b"other");
+    assert!(world.client.register("demo", &asked).await.unwrap().is_new);
+    world.schedule().await;
+    assert!(dues(&world).await.is_empty());
+    assert!(world.client.flow("etl").await.unwrap().is_paused);
+}
+
+#[tokio::test]
 async fn an_archived_flow_makes_no_runs() {
     let world = World::new().await;
     world

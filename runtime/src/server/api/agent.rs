@@ -7,6 +7,7 @@ use axum::extract::State;
 use jiff::SignedDuration;
 
 use super::{checked_labels, checked_name, page_size};
+use crate::clock::Monotonic;
 use crate::model::id::{AgentId, FlowRunId, SessionId};
 use crate::model::state::{Event, State as RunState};
 use crate::server::access::Access;
@@ -126,19 +127,19 @@ pub(super) async fn poll(
         return Ok(Answered(Claims { flow_runs }));
     }
     loop {
-        let mut place = app.waiting.enter(session.clone());
+        let place = app.waiting.enter(session.clone());
         // Never cut short: what it claims must reach the agent.
         let flow_runs = app
             .claim(&session, poll.free_slots, place.presence())
             .await?;
+        // What woke it meanwhile is passed on to the next in line with its place.
         if !flow_runs.is_empty() {
-            place.served();
             return Ok(Answered(Claims { flow_runs }));
         }
         if !app.wait_for(place.woken(), end).await {
             return Ok(Answered(Claims { flow_runs }));
         }
-        place.served();
+        place.heard();
         if session.is_replaced() {
             app.session(&access, poll.session_id).await?;
         }
@@ -170,6 +171,10 @@ pub(super) async fn listen(
         let runs = flow_run::of_agent(&mut reader, session.agent_id).await?;
         drop(reader);
         give_back_undelivered(&app, &session, &runs, &listen.leases, asked_at).await?;
+        let end = match undelivered_at(&app, &session, &runs, &listen.leases) {
+            Some(at) => end.min(at),
+            None => end,
+        };
         let orders = Orders {
             // Also those that the agent did not name: it may have claimed them after it began to
             // listen, and this answer is what ends its wait.
@@ -185,6 +190,30 @@ pub(super) async fn listen(
     }
 }
 
+/// Tells whether nothing shows that the answer with this claim reached its agent.
+fn is_unheard_of(run: &Standing, session: &AgentSession, known: &[LeaseKey]) -> bool {
+    run.session_id == Some(session.id)
+        && matches!(run.state, RunState::Claimed | RunState::Cancelling)
+        && run.reported == 0
+        && !known.contains(&run.lease())
+}
+
+/// Returns when the agent should be asked again whether a claim has reached it, if one is in doubt.
+fn undelivered_at(
+    app: &App,
+    session: &AgentSession,
+    runs: &[Standing],
+    known: &[LeaseKey],
+) -> Option<Monotonic> {
+    let in_doubt = runs.iter().filter(|run| is_unheard_of(run, session, known));
+    let first = in_doubt.filter_map(|run| run.claimed_at).min()?;
+    let over = first.saturating_add(UNDELIVERED).ok()?;
+    let left = over.duration_since(app.lease_now());
+    let left = std::time::Duration::try_from(left).unwrap_or_default();
+    // A moment later than that, so that the next call finds it to be over.
+    Some(app.clock.monotonic() + left + std::time::Duration::from_millis(1))
+}
+
 /// Gives runs back that this session has claimed and does not know of: the answer to its poll was
 /// lost on the way.
 async fn give_back_undelivered(
@@ -195,13 +224,10 @@ async fn give_back_undelivered(
     asked_at: jiff::Timestamp,
 ) -> Result<(), DbError> {
     let is_undelivered = |run: &Standing| {
-        run.session_id == Some(session.id)
-            && matches!(run.state, RunState::Claimed | RunState::Cancelling)
-            && run.reported == 0
+        is_unheard_of(run, session, known)
             && run
                 .claimed_at
                 .is_some_and(|at| asked_at.duration_since(at) > UNDELIVERED)
-            && !known.contains(&run.lease())
     };
     let ids: Vec<FlowRunId> = runs
         .iter()

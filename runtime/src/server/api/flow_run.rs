@@ -167,7 +167,9 @@ fn check(asked: &NewFlowRun) -> Answer<()> {
         return bad("`idempotency_key` has 1 to 256 bytes".to_owned());
     }
     match asked.timeout_ms {
-        Some(0 | TIMEOUT_MS_MAX..) => bad("`timeout_ms` is 1 ms to 30 days".to_owned()),
+        Some(ms) if !(1..=TIMEOUT_MS_MAX).contains(&ms) => {
+            bad("the timeout of a run is 1 ms to 30 days".to_owned())
+        }
         _ => Ok(()),
     }
 }

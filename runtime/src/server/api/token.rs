@@ -76,6 +76,10 @@ async fn realm_of(tx: &mut Tx, access: &Access, names: Option<&[String]>) -> Ans
     let Some(names) = names else {
         return Ok(access.realm.clone());
     };
+    if names.is_empty() {
+        return Err(ApiError::new(Code::ValueBad, "`projects` names no project")
+            .hint("name one at least, or leave `projects` away for all of your own"));
+    }
     let mut projects = BTreeSet::new();
     for name in names {
         projects.insert(project::found(tx, &access.realm, name).await?.id);

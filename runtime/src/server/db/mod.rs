@@ -126,15 +126,6 @@ impl DbError {
             other => Self::Undone(other.to_string()),
         }
     }
-
-    /// Tells whether a unique index refused a row: somebody else has made it already.
-    #[must_use]
-    pub fn is_taken(&self) -> bool {
-        match self {
-            Self::Broken(sqlx::Error::Database(error)) => error.is_unique_violation(),
-            _ => false,
-        }
-    }
 }
 
 impl Db {

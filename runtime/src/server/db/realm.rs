@@ -41,7 +41,8 @@ impl Realm {
     #[must_use]
     pub fn word(&self) -> String {
         match self {
-            Self::All => String::new(),
+            // Unlike that of no project at all, which no token can be bound to.
+            Self::All => "*".to_owned(),
             Self::Only(projects) => hexes(projects).join(","),
         }
     }

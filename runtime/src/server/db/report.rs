@@ -179,10 +179,17 @@ impl<'a> Sheet<'a> {
     }
 
     fn flow_run(&mut self, id: FlowRunId, moved: FlowRunMoved) -> bool {
-        // What only the server or a person may do.
-        if matches!(
+        // Everything else only the server or a person may do, or it is said of task runs.
+        if !matches!(
             moved.event,
-            Event::Claim | Event::Cancel | Event::Resume | Event::Queue | Event::Map
+            Event::Start
+                | Event::Succeed
+                | Event::Fail
+                | Event::TimeOut
+                | Event::Crash
+                | Event::Stop
+                | Event::Lose
+                | Event::Decline
         ) {
             return false;
         }

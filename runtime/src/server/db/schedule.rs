@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::DbError;
-use super::tx::{Tx, args};
+use super::tx::{Row, Tx, args};
 use crate::model::id::{FlowId, FlowRunId, FlowVersionId};
 
 /// A flow whose schedule wants looking at.
@@ -36,15 +36,23 @@ pub async fn due(tx: &mut Tx, now: Timestamp, limit: u32) -> Result<Vec<Due>, Db
                JOIN flow f ON f.id = s.flow_id \
                WHERE s.refill_at IS NOT NULL AND s.refill_at <= $1 ORDER BY s.refill_at LIMIT $2";
     let rows = tx.rows(sql, args![now, limit]).await?;
-    rows.iter()
-        .map(|row| {
-            Ok(Due {
-                flow_id: row.get(0)?,
-                flow_version_id: row.get(1)?,
-                refill_at: row.get(2)?,
-            })
-        })
-        .collect()
+    rows.iter().map(read).collect()
+}
+
+/// Reads the schedule of one flow, if it still wants looking at.
+pub async fn due_now(tx: &mut Tx, flow: FlowId, now: Timestamp) -> Result<Option<Due>, DbError> {
+    let sql = "SELECT s.flow_id, f.flow_version_id, s.refill_at FROM schedule s \
+               JOIN flow f ON f.id = s.flow_id WHERE s.flow_id = $1 AND s.refill_at <= $2";
+    let row = tx.row(sql, args![flow, now]).await?;
+    row.as_ref().map(read).transpose()
+}
+
+fn read(row: &Row) -> Result<Due, DbError> {
+    Ok(Due {
+        flow_id: row.get(0)?,
+        flow_version_id: row.get(1)?,
+        refill_at: row.get(2)?,
+    })
 }
 
 /// Returns when the next schedule wants looking at.
@@ -83,16 +91,17 @@ pub async fn take_passed(
         .collect()
 }
 
-/// Lists the waiting runs of a flow for instants that have passed, with these instants, without
+/// Lists the waiting runs of a flow for instants from `since` to `until`, with these instants, without
 /// those that an agent had before.
 pub async fn passed(
     tx: &mut Tx,
     flow: FlowId,
+    since: Timestamp,
     until: Timestamp,
 ) -> Result<Vec<(FlowRunId, Timestamp)>, DbError> {
     let sql = "SELECT id, nominal_at FROM flow_run WHERE flow_id = $1 AND clock IS NOT NULL \
-               AND nominal_at <= $2 AND state = 'Scheduled' AND epoch = 0";
-    let rows = tx.rows(sql, args![flow, until]).await?;
+               AND nominal_at BETWEEN $2 AND $3 AND state = 'Scheduled' AND epoch = 0";
+    let rows = tx.rows(sql, args![flow, since, until]).await?;
     rows.iter()
         .map(|row| Ok((row.get(0)?, row.get(1)?)))
         .collect()

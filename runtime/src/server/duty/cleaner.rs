@@ -1,4 +1,4 @@
-//! The cleaner: forgets agents that were not heard of for a month.
+//! The cleaner: forgets agents that were not heard of for a month, and silent sessions long before.
 
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ pub(super) async fn keep(app: App) {
 ///
 /// The database's.
 pub async fn clean(app: &App) -> Result<u64, DbError> {
+    app.sessions.forget_silent(app.clock.monotonic());
     let now = app.clock.now();
     let since = now.saturating_sub(UNSEEN).unwrap_or(now);
     app.db

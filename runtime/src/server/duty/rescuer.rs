@@ -119,8 +119,16 @@ async fn release(
         by: "server",
     };
     if let Err(refusal) = run.lose(&moved) {
-        tracing::error!(run.id = %run.id, %refusal, "a lapsed run cannot be released");
-        return Ok(());
+        // Left as it is it would come back each second, and stand in the way of others.
+        tracing::error!(run.id = %run.id, %refusal, "a lapsed run cannot be released: it is crashed");
+        let crash = Move {
+            event: Event::Crash,
+            code: Some("internal"),
+            ..moved.clone()
+        };
+        if run.step(&crash).is_err() {
+            return Ok(());
+        }
     }
     match run.state {
         State::Scheduled => flow_run::pin_results(tx, memory, run).await,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{note, rest};
-use crate::model::id::FlowRunId;
+use crate::model::id::{FlowId, FlowRunId};
 use crate::model::limit::RUN_WALL_MS;
 use crate::model::parameter;
 use crate::model::schedule::{Schedule, Tick};
@@ -21,8 +21,10 @@ use crate::server::db::schedule::{self, Due};
 use crate::server::db::tx::Tx;
 use crate::server::db::{DbError, flow_version};
 
-/// How many runs are made ahead.
+/// How many instants ahead runs are made for.
 const AHEAD: usize = 10;
+/// Instants that one schedule can have before it counts as missed: one each second.
+const SINCE: usize = MISSED.as_secs() as usize + 1;
 /// Schedules looked at in one go.
 const BATCH: u32 = 200;
 /// The longest rest: another server, or the wall clock, may have changed something.
@@ -78,7 +80,7 @@ pub async fn schedule_all(app: &App) -> Result<Option<Timestamp>, DbError> {
             let memory = app.db.memory.clone();
             let made = app
                 .db
-                .write(move |tx| Box::pin(async move { fill(tx, &memory, one, now).await }))
+                .write(move |tx| Box::pin(async move { fill(tx, &memory, one.flow_id, now).await }))
                 .await;
             let Some(made) = note("scheduler", made) else {
                 failed.insert(one.flow_id);
@@ -96,9 +98,13 @@ pub async fn schedule_all(app: &App) -> Result<Option<Timestamp>, DbError> {
 async fn fill(
     tx: &mut Tx,
     memory: &Memory,
-    due: Due,
+    flow: FlowId,
     now: Timestamp,
 ) -> Result<Vec<(i64, Timestamp)>, DbError> {
+    // Read anew: since it was listed, the flow may have been paused or registered again.
+    let Some(due) = schedule::due_now(tx, flow, now).await? else {
+        return Ok(Vec::new());
+    };
     let version = memory.version(tx, due.flow_version_id).await?;
     let version = version.ok_or(DbError::Raced)?;
     let Some(rule) = &version.definition.schedule else {
@@ -113,7 +119,7 @@ async fn fill(
         wanted.extend(newest);
     } else {
         // What became due after that one, in case so many were not made ahead.
-        let since = rule.next_after(due.refill_at, AHEAD);
+        let since = rule.next_after(due.refill_at, SINCE);
         wanted.extend(since.into_iter().filter(|tick| tick.at <= now));
     }
     wanted.extend(ahead.iter().cloned());
@@ -198,7 +204,8 @@ async fn leave_out_missed(
     now: Timestamp,
 ) -> Result<(), DbError> {
     let newest = newest.map(|tick| tick.at);
-    let passed = schedule::passed(tx, due.flow_id, now).await?;
+    // What was due before that only waits for an agent: a server was up to see it.
+    let passed = schedule::passed(tx, due.flow_id, due.refill_at, now).await?;
     let older = passed.into_iter().filter(|(_, at)| Some(*at) != newest);
     let mut runs = flow_run::read(tx, older.map(|(id, _)| id)).await?;
     for run in &mut runs {
