@@ -335,6 +335,28 @@ async fn an_idempotency_key_makes_one_run() {
     assert_eq!(world.try_create(&new).await.unwrap().id, first.id);
     new.parameters.insert("times".to_owned(), json!(4));
     assert_eq!(code(world.try_create(&new).await), "idempotency-conflict");
+    // A repeat is answered, whatever became of the flow since.
+    new.parameters.remove("times");
+    world.client.archive_flow("etl").await.unwrap();
+    assert_eq!(world.try_create(&new).await.unwrap().id, first.id);
+    new.idempotency_key = Some("tuesday".to_owned());
+    assert_eq!(code(world.try_create(&new).await), "flow-archived");
+}
+
+#[tokio::test]
+async fn a_flow_with_many_runs_is_deleted_step_by_step() {
+    let world = World::new().await;
+    world.register("etl").await;
+    world.register("other").await;
+    let kept = world.create("other").await;
+    for _ in 0..250 {
+        world.create("etl").await;
+    }
+    world.client.delete_flow("etl").await.unwrap();
+    assert_eq!(code(world.client.flow("etl").await), "flow-unknown");
+    let left = world.client.list_flow_runs(&ListQuery::default()).await;
+    let left: Vec<_> = left.unwrap().items.iter().map(|run| run.id).collect();
+    assert_eq!(left, [kept.id]);
 }
 
 #[tokio::test]

@@ -9,10 +9,10 @@ use crate::model::flow::Definition;
 use crate::model::id::FlowId;
 use crate::server::access::Access;
 use crate::server::app::App;
-use crate::server::db::flow::{self, Found};
+use crate::server::db::flow::{self, Deleted, Found};
 use crate::server::db::realm::Realm;
 use crate::server::db::tx::Tx;
-use crate::server::db::{flow_version, schedule};
+use crate::server::db::{DbError, flow_version, schedule};
 use crate::server::error::{Answer, ApiError, Code};
 use crate::server::extract::{Json, Path, Query};
 use crate::server::registration;
@@ -262,19 +262,37 @@ pub(super) async fn delete(
     Path(text): Path<String>,
 ) -> Answer<StatusCode> {
     access.may_change()?;
-    app.db
+    let flow = app
+        .db
         .write(move |tx| {
             Box::pin(async move {
                 let flow = found(tx, &access.realm, &text).await?.flow;
-                match flow::delete(tx, flow.id).await? {
-                    true => Ok(StatusCode::NO_CONTENT),
-                    false => Err(ApiError::new(
-                        Code::FlowBusy,
-                        format!("an agent has a run of the flow `{}`", flow.name),
-                    )
-                    .hint("waft flow-run cancel ID, then delete the flow")),
+                if flow::is_busy(tx, flow.id).await? {
+                    return Err(busy(&flow.name));
                 }
+                // What is left after a crash in the middle is a flow that takes no runs.
+                flow::archive(tx, flow.id).await?;
+                schedule::deactivate(tx, flow.id).await?;
+                Ok(flow)
             })
         })
-        .await
+        .await?;
+    let id = flow.id;
+    loop {
+        let deleted = app
+            .db
+            .write(move |tx| Box::pin(flow::delete_some(tx, id)))
+            .await
+            .map_err(|error: DbError| ApiError::from(error))?;
+        match deleted {
+            Deleted::Some => {}
+            Deleted::All => return Ok(StatusCode::NO_CONTENT),
+            Deleted::Busy => return Err(busy(&flow.name)),
+        }
+    }
+}
+
+fn busy(name: &str) -> ApiError {
+    let message = format!("an agent has a run of the flow `{name}`");
+    ApiError::new(Code::FlowBusy, message).hint("waft flow-run cancel ID, then delete the flow")
 }

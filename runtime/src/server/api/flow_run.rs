@@ -6,7 +6,7 @@ use http::StatusCode;
 
 use super::{checked_labels, flow, page_size, project};
 use crate::model::artifact::Digest;
-use crate::model::id::FlowRunId;
+use crate::model::id::{FlowId, FlowRunId};
 use crate::model::limit::RUN_WALL_MS;
 use crate::model::parameter::{self, Bound};
 use crate::model::run::{Card, TaskRun};
@@ -56,6 +56,16 @@ pub(super) async fn create(
     let flow = flow::found(&mut reader, &access.realm, &asked.flow)
         .await?
         .flow;
+    // However the flow was named, the request is the same.
+    asked.flow = flow.id.to_string();
+    let digest = Digest::of(&serde_json::to_vec(&asked).unwrap_or_default());
+    // A repeat gets its run whatever has become of the flow in between.
+    if let Some(key) = &asked.idempotency_key
+        && let Some(id) = made_before(&mut reader, flow.id, key, digest).await?
+    {
+        let made = flow_run::find(&mut reader, &app.db.memory, &access.realm, id).await?;
+        return Ok(Answered(made.ok_or_else(|| unknown(id))?.flow_run));
+    }
     if flow.is_archived {
         return Err(archived(&flow.name));
     }
@@ -71,9 +81,6 @@ pub(super) async fn create(
     let version = app.db.memory.version(&mut reader, version_id).await?;
     let version = version.ok_or_else(|| archived(&flow.name))?;
     drop(reader);
-    // However the flow was named, the request is the same.
-    asked.flow = flow.id.to_string();
-    let digest = Digest::of(&serde_json::to_vec(&asked).unwrap_or_default());
     let parameters = bound(&version.definition.parameters, &asked.parameters)?;
     let now = app.clock.now();
     let new = New {
@@ -125,12 +132,22 @@ async fn add(tx: &mut Tx, new: &New) -> Answer<FlowRunId> {
         return Ok(new.id);
     }
     let known = match &new.idempotency {
-        Some((key, _)) => flow_run::by_idempotency_key(tx, new.flow_id, key).await?,
+        Some((key, digest)) => made_before(tx, new.flow_id, key, *digest).await?,
         None => None,
     };
-    match (known, &new.idempotency) {
-        (Some((id, made_by)), Some((_, digest))) if made_by == *digest => Ok(id),
-        (Some((id, _)), Some((key, _))) => {
+    known.ok_or_else(|| archived(""))
+}
+
+/// Returns the run that the same request made before. A key belongs to one request.
+async fn made_before(
+    tx: &mut Tx,
+    flow: FlowId,
+    key: &str,
+    digest: Digest,
+) -> Answer<Option<FlowRunId>> {
+    match flow_run::by_idempotency_key(tx, flow, key).await? {
+        Some((id, made_by)) if made_by == digest => Ok(Some(id)),
+        Some((id, _)) => {
             let key: String = key.escape_default().take(150).collect();
             Err(ApiError::new(
                 Code::IdempotencyConflict,
@@ -139,7 +156,7 @@ async fn add(tx: &mut Tx, new: &New) -> Answer<FlowRunId> {
                 ),
             ))
         }
-        _ => Err(archived("")),
+        None => Ok(None),
     }
 }
 

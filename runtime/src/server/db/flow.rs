@@ -149,11 +149,38 @@ pub async fn archive(tx: &mut Tx, id: FlowId) -> Result<(), DbError> {
     tx.run(sql, args![id]).await.map(drop)
 }
 
-/// Deletes a flow with its versions and runs; answers whether no run of it was at work.
-pub async fn delete(tx: &mut Tx, id: FlowId) -> Result<bool, DbError> {
-    let sql = "DELETE FROM flow WHERE id = $1 AND NOT EXISTS \
-               (SELECT 1 FROM flow_run WHERE flow_id = $1 AND lease_until IS NOT NULL)";
-    Ok(tx.run(sql, args![id]).await? > 0)
+/// Tells whether an agent has a run of the flow.
+pub async fn is_busy(tx: &mut Tx, id: FlowId) -> Result<bool, DbError> {
+    let sql = "SELECT 1 FROM flow_run WHERE flow_id = $1 AND lease_until IS NOT NULL LIMIT 1";
+    Ok(tx.row(sql, args![id]).await?.is_some())
+}
+
+/// What one step of deleting a flow came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deleted {
+    /// An agent has a run of it: nothing was deleted.
+    Busy,
+    /// Some of its runs; there may be more.
+    Some,
+    /// The flow itself, with its versions.
+    All,
+}
+
+/// Deletes some runs of a flow with what belongs to them, or the flow itself once it has none.
+///
+/// The only writer must not be held for as long as a hundred thousand runs take: leases would lapse.
+/// Archive the flow first, so that no run comes after.
+pub async fn delete_some(tx: &mut Tx, id: FlowId) -> Result<Deleted, DbError> {
+    if is_busy(tx, id).await? {
+        return Ok(Deleted::Busy);
+    }
+    let runs = "DELETE FROM flow_run WHERE id IN \
+                (SELECT id FROM flow_run WHERE flow_id = $1 ORDER BY id LIMIT 100)";
+    if tx.run(runs, args![id]).await? > 0 {
+        return Ok(Deleted::Some);
+    }
+    tx.run("DELETE FROM flow WHERE id = $1", args![id]).await?;
+    Ok(Deleted::All)
 }
 
 /// Tells whether the schedule of a flow rests.
