@@ -228,6 +228,9 @@ pub enum Backoff {
     Exponential,
 }
 
+/// The longest delay before a retry, without its jitter.
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
 /// When and how often a failed attempt is tried again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -240,7 +243,7 @@ pub struct Retries {
     /// How the delay grows.
     #[serde(default)]
     pub backoff: Backoff,
-    /// The longest delay in milliseconds; one day unless given.
+    /// The longest delay in milliseconds; one day unless given, and at most.
     #[serde(default)]
     pub delay_max_ms: Option<u64>,
     /// Up to this percentage is added at random.
@@ -254,7 +257,6 @@ impl Retries {
     /// `random` is between 0 and 1 and decides the jitter, so that the rule itself stays pure.
     #[must_use]
     pub fn delay_ms(&self, number: u32, random: f64) -> u64 {
-        const DAY_MS: u64 = 24 * 60 * 60 * 1000;
         let number = number.max(1);
         let grown = match self.backoff {
             Backoff::Constant => self.delay_ms,
@@ -263,9 +265,9 @@ impl Retries {
                 .delay_ms
                 .saturating_mul(1 << u64::from(number - 1).min(40)),
         };
-        let capped = grown.min(self.delay_max_ms.unwrap_or(DAY_MS));
+        let capped = grown.min(self.delay_max_ms.unwrap_or(DAY_MS).min(DAY_MS));
         let jitter = capped as f64 * f64::from(self.jitter_percent.min(100)) / 100.0;
-        capped + (jitter * random.clamp(0.0, 1.0)) as u64
+        capped.saturating_add((jitter * random.clamp(0.0, 1.0)) as u64)
     }
 }
 
@@ -521,6 +523,10 @@ impl Definition {
                 .is_some_and(|r| r.count > limit::RETRIES_MAX)
             {
                 return Err(bad("it asks for more than 100 retries"));
+            }
+            let delay_max_ms = task.retries.as_ref().and_then(|r| r.delay_max_ms);
+            if delay_max_ms.is_some_and(|delay_max_ms| delay_max_ms > DAY_MS) {
+                return Err(bad("its longest delay before a retry is more than a day"));
             }
             if task.tags.len() > 32
                 || task

@@ -65,12 +65,14 @@ impl NetRule {
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
         let is_port_covered = self.port.is_none() || self.port == other.port;
-        let is_host_covered = self.host == other.host
-            || self.host == "*"
-            || (other.host != "*" && self.allows_host(other.host.trim_start_matches("*.")))
-            || (other.host.starts_with("*.")
-                && self.host.starts_with("*.")
-                && other.host.ends_with(&self.host[1..]));
+        let is_host_covered = match other.host.strip_prefix('*') {
+            None => self.allows_host(&other.host),
+            // Only a wildcard holds all the names of another one.
+            Some(below) => match self.host.strip_prefix('*') {
+                None => false,
+                Some(own) => below.ends_with(own),
+            },
+        };
         is_port_covered && is_host_covered
     }
 
@@ -443,6 +445,12 @@ mod tests {
             ("*.b:1", "*:1", false),
             ("*.b:1", "*.b:1", true),
             ("*.b:1", "*.xb:1", false),
+            ("a.b:1", "*.a.b:1", false),
+            ("a.b:1", "*.b:1", false),
+            ("*.b:1", "*.c.a.b:1", true),
+            ("*:1", "*.b:1", true),
+            ("*:1", "*:1", true),
+            ("127.0.0.1:1", "*.127.0.0.1:1", false),
         ];
         for (own, other, expected) in table {
             assert_eq!(net(own).covers(&net(other)), expected, "{own} {other}");

@@ -119,7 +119,7 @@ impl Parameter {
                 "its schema has {size} bytes, more than the limit of {SCHEMA_BYTES_MAX}"
             ));
         }
-        check_schema(&self.schema, "#", 0)?;
+        check_schema(&self.schema, &self.schema, "#", 0)?;
         let Some(default) = &self.default else {
             return Ok(());
         };
@@ -194,8 +194,8 @@ pub fn bind(parameters: &[Parameter], given: &Bound) -> Result<Bound, BadParamet
     Ok(bound)
 }
 
-/// Checks that a schema lies within the subset.
-fn check_schema(schema: &Value, at: &str, depth: usize) -> Result<(), String> {
+/// Checks that a schema lies within the subset, and that what it refers to is in `root`.
+fn check_schema(root: &Value, schema: &Value, at: &str, depth: usize) -> Result<(), String> {
     if depth > SCHEMA_DEPTH_MAX {
         return Err(format!(
             "its schema nests deeper than {SCHEMA_DEPTH_MAX} at `{at}`"
@@ -223,6 +223,13 @@ fn check_schema(schema: &Value, at: &str, depth: usize) -> Result<(), String> {
             "$ref" if !value.as_str().is_some_and(|r| r.starts_with("#/$defs/")) => {
                 return wrong("a reference to `#/$defs/…`");
             }
+            "$ref"
+                if !value
+                    .as_str()
+                    .is_some_and(|to| is_schema(referred(root, to))) =>
+            {
+                return wrong("a reference to a schema that is there");
+            }
             "enum" | "required" if !value.is_array() => return wrong("a list"),
             "nullable" if !value.is_boolean() => return wrong("a bool"),
             "minItems" | "maxItems" | "minLength" | "maxLength" if !value.is_u64() => {
@@ -233,13 +240,13 @@ fn check_schema(schema: &Value, at: &str, depth: usize) -> Result<(), String> {
             {
                 return wrong("a number");
             }
-            "items" | "additionalProperties" => check_schema(value, &below, depth + 1)?,
+            "items" | "additionalProperties" => check_schema(root, value, &below, depth + 1)?,
             "anyOf" | "oneOf" => {
                 let Some(list) = value.as_array().filter(|list| !list.is_empty()) else {
                     return wrong("a list of schemas");
                 };
                 for (nth, inner) in list.iter().enumerate() {
-                    check_schema(inner, &format!("{below}/{nth}"), depth + 1)?;
+                    check_schema(root, inner, &format!("{below}/{nth}"), depth + 1)?;
                 }
             }
             "properties" | "$defs" => {
@@ -247,7 +254,7 @@ fn check_schema(schema: &Value, at: &str, depth: usize) -> Result<(), String> {
                     return wrong("an object of schemas");
                 };
                 for (name, inner) in inner {
-                    check_schema(inner, &format!("{below}/{name}"), depth + 1)?;
+                    check_schema(root, inner, &format!("{below}/{name}"), depth + 1)?;
                 }
             }
             key if KEYWORDS.contains(&key) || NOTES.contains(&key) => {}
@@ -259,6 +266,15 @@ fn check_schema(schema: &Value, at: &str, depth: usize) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Follows a reference within a schema.
+fn referred<'a>(root: &'a Value, reference: &str) -> Option<&'a Value> {
+    root.pointer(reference.strip_prefix('#')?)
+}
+
+fn is_schema(value: Option<&Value>) -> bool {
+    value.is_some_and(|value| value.is_object() || value.is_boolean())
 }
 
 /// Returns what an optional value holds, where one of two alternatives is `null`.
@@ -287,7 +303,7 @@ impl<'a> Schema<'a> {
             "" => String::new(),
             at => format!(" at `{at}`"),
         };
-        self.steps.set(self.steps.get() + 1);
+        self.count(cost(schema, value));
         if depth > 4 * SCHEMA_DEPTH_MAX || self.steps.get() > STEPS_MAX {
             return Err(format!(
                 "it is too deep or too large to be checked{}",
@@ -304,8 +320,8 @@ impl<'a> Schema<'a> {
             return Ok(());
         }
         if let Some(target) = rules.get("$ref").and_then(Value::as_str) {
-            let target = self.root.pointer(target.trim_start_matches('#'));
-            let target = target.ok_or_else(|| "its schema refers to nothing".to_owned())?;
+            let target = referred(self.root, target)
+                .ok_or_else(|| "its schema refers to nothing".to_owned())?;
             self.fit(target, value, at, depth + 1)?;
         }
         fit_type(rules, value).map_err(|why| why + &place())?;
@@ -333,6 +349,10 @@ impl<'a> Schema<'a> {
             Value::Object(fields) => self.fit_fields(rules, fields, at, depth),
             _ => Ok(()),
         }
+    }
+
+    fn count(&self, steps: usize) {
+        self.steps.set(self.steps.get().saturating_add(steps));
     }
 
     fn fit_elements(
@@ -381,6 +401,39 @@ impl<'a> Schema<'a> {
 }
 
 type Fields = serde_json::Map<String, Value>;
+
+/// Counts the comparisons of one schema with one value, without those of what lies inside.
+fn cost(schema: &Value, value: &Value) -> usize {
+    let list = |key: &str| schema.get(key).and_then(Value::as_array);
+    let constants = list("enum")
+        .into_iter()
+        .flatten()
+        .chain(schema.get("const"));
+    let own = match value {
+        Value::String(_) => size(value),
+        Value::Object(fields) => fields.len() + list("required").map_or(0, Vec::len),
+        _ => 0,
+    };
+    1 + own + constants.map(size).sum::<usize>()
+}
+
+/// Counts what is looked at when a value is compared, in steps.
+fn size(value: &Value) -> usize {
+    /// Text is compared so many bytes at a time, or more.
+    const STEP_BYTES: usize = 64;
+    match value {
+        Value::String(text) => 1 + text.len() / STEP_BYTES,
+        Value::Array(list) => 1 + list.iter().map(size).sum::<usize>(),
+        Value::Object(fields) => {
+            let name = |name: &str| name.len() / STEP_BYTES;
+            1 + fields
+                .iter()
+                .map(|(key, value)| name(key) + size(value))
+                .sum::<usize>()
+        }
+        _ => 1,
+    }
+}
 
 fn fit_type(rules: &Fields, value: &Value) -> Result<(), String> {
     let Some(wanted) = rules.get("type") else {
@@ -605,6 +658,9 @@ mod tests {
             json!({"items": [{}]}),
             json!({"anyOf": []}),
             json!({"minLength": -1}),
+            json!({"$ref": "#/$defs/a"}),
+            json!({"$defs": {"a": {}}, "items": {"$ref": "#/$defs/b"}}),
+            json!({"$defs": {"a": {"enum": [1]}}, "$ref": "#/$defs/a/enum"}),
             deep,
         ] {
             assert!(parameter(schema.clone()).check().is_err(), "{schema}");
@@ -614,6 +670,51 @@ mod tests {
         let both = json!([{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/a"}]);
         let doubling = json!({"$defs": {"a": {"anyOf": both}}, "$ref": "#/$defs/a"});
         assert!(parameter(doubling).fit(&json!(1)).is_err());
+    }
+
+    #[test]
+    fn a_check_that_compares_too_much_is_given_up() {
+        let table = [
+            (
+                json!({"enum": (0..10_000).collect::<Vec<_>>()}),
+                json!(9_999),
+            ),
+            (json!({"const": vec![0; 10_000]}), json!(vec![0; 10_000])),
+            (json!({"required": vec!["x"; 10_000]}), json!({"x": 1})),
+            (json!({"maxLength": 1_000_000}), json!("x".repeat(640_000))),
+            (
+                json!({}),
+                Value::Object((0..10_000).map(|n| (n.to_string(), json!(n))).collect()),
+            ),
+        ];
+        for (schema, value) in table {
+            let list = parameter(json!({"items": schema}));
+            assert_eq!(list.fit(&Value::Array(vec![value.clone(); 50])), Ok(()));
+            let refused = list.fit(&Value::Array(vec![value; 101])).unwrap_err();
+            assert!(refused.contains("too large to be checked"), "{refused}");
+        }
+    }
+
+    /// These lose their last digit where a parser takes the short way.
+    #[test]
+    fn a_float_comes_out_as_it_went_in() {
+        for text in [
+            "51.24817837550540",
+            "31.245270191439438",
+            "121.48791951161945",
+            "100.78399658203125",
+            "2.2250738585072014e-308",
+            "1.7976931348623157e+308",
+            "0.017453292519943295",
+            "-9.5673355402593420e-17",
+        ] {
+            let expected: f64 = text.parse().unwrap();
+            let parsed: Value = serde_json::from_str(text).unwrap();
+            assert_eq!(parsed.as_f64(), Some(expected), "{text}");
+            let printed = parsed.to_string();
+            let again: Value = serde_json::from_str(&printed).unwrap();
+            assert_eq!(again.to_string(), printed);
+        }
     }
 
     #[test]

@@ -3,8 +3,13 @@
 //! Parameters, inputs and outputs are values. The host looks inside `application/json` only, and
 //! only to cut, to join and to compare (`graph`); it never encodes a value anew.
 
+use std::fmt;
+
 use bytes::Bytes;
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+
+use super::limit::MAP_ELEMENTS_MAX;
 
 /// The content type of values that the host may look into.
 pub const JSON: &str = "application/json";
@@ -53,11 +58,14 @@ impl Value {
 
     /// Cuts a top-level array into its elements, each a slice of the same bytes.
     ///
+    /// Of an array that is too long to be mapped it returns one element more than may be, which is
+    /// enough to say so: an array of commas and digits would take many times its size.
+    ///
     /// # Errors
     ///
     /// Fails if the value is no JSON array.
     pub fn elements(&self) -> Result<Vec<Self>, NotJson> {
-        let raw: Vec<&RawValue> = self.parsed("an array")?;
+        let Head(raw) = self.parsed("an array")?;
         Ok(raw
             .into_iter()
             .map(|element| Self::json(self.bytes.slice_ref(element.get().as_bytes())))
@@ -112,6 +120,37 @@ impl Value {
     }
 }
 
+/// The begin of an array; the rest is read and not kept.
+struct Head<'a>(Vec<&'a RawValue>);
+
+impl<'de> serde::Deserialize<'de> for Head<'de> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Cut;
+
+        impl<'de> Visitor<'de> for Cut {
+            type Value = Head<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut head = Vec::new();
+                while head.len() <= MAP_ELEMENTS_MAX {
+                    let Some(element) = seq.next_element()? else {
+                        return Ok(Head(head));
+                    };
+                    head.push(element);
+                }
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Head(head))
+            }
+        }
+
+        deserializer.deserialize_seq(Cut)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,6 +166,20 @@ mod tests {
         );
         let joined = Value::joined(&elements).unwrap();
         assert_eq!(joined.bytes, r#"[1,"a,]",{"x":[2 ]},null]"#);
+    }
+
+    #[test]
+    fn of_an_array_that_is_too_long_only_the_begin_is_cut() {
+        let array = |count: usize| Value::json(format!("[{}1]", "1,".repeat(count - 1)));
+        for (count, cut) in [
+            (MAP_ELEMENTS_MAX, MAP_ELEMENTS_MAX),
+            (MAP_ELEMENTS_MAX + 1, MAP_ELEMENTS_MAX + 1),
+            (3 * MAP_ELEMENTS_MAX, MAP_ELEMENTS_MAX + 1),
+        ] {
+            assert_eq!(array(count).elements().unwrap().len(), cut);
+        }
+        let open = format!("[{}", "1,".repeat(2 * MAP_ELEMENTS_MAX));
+        assert!(Value::json(open).elements().is_err());
     }
 
     #[test]

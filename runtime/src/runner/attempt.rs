@@ -71,7 +71,8 @@ impl Shared {
     }
 
     async fn try_attempt(&self, attempt: graph::Attempt, turn: OwnedSemaphorePermit) -> Ended {
-        let task = &self.described.definition.tasks[attempt.slot.task()];
+        let slot = attempt.slot;
+        let task = &self.described.definition.tasks[slot.task()];
         let cached_by = task
             .cache
             .as_ref()
@@ -79,7 +80,7 @@ impl Shared {
         if let Some((cache, inputs)) = &cached_by
             && attempt.number == 1
             && attempt.loop_count == 0
-            && let Some(ended) = self.cached(task, cache, inputs).await
+            && let Some(ended) = self.cached(task, slot, cache, inputs).await
         {
             return ended;
         }
@@ -117,7 +118,7 @@ impl Shared {
         drop(turn);
         let ending = self.ending(ended.outcome).await;
         if let (Some((cache, inputs)), Ending::Success { value, .. }) = (&cached_by, &ending) {
-            self.keep_for_later(task, cache, inputs, value).await;
+            self.keep_for_later(task, slot, cache, inputs, value).await;
         }
         Ended {
             ending,
@@ -297,11 +298,12 @@ impl Shared {
     async fn cached(
         &self,
         task: &flow::Task,
+        slot: graph::Slot,
         cache: &flow::Cache,
         inputs: &[(String, Value)],
     ) -> Option<Ended> {
         let settings = &self.runner.settings;
-        let key = self.cache_key(task, cache, inputs);
+        let key = self.cache_key(task, slot, cache, inputs);
         let value = settings.task_cache.get(&key, settings.clock.now()).await?;
         let kept = settings.results.append(&value).await;
         Some(ended(match kept {
@@ -313,6 +315,7 @@ impl Shared {
     async fn keep_for_later(
         &self,
         task: &flow::Task,
+        slot: graph::Slot,
         cache: &flow::Cache,
         inputs: &[(String, Value)],
         value: &Value,
@@ -325,7 +328,7 @@ impl Shared {
             let valid = SignedDuration::from_millis(valid_ms);
             settings.clock.now().checked_add(valid).ok()
         });
-        let key = self.cache_key(task, cache, inputs);
+        let key = self.cache_key(task, slot, cache, inputs);
         // The output itself is safe; without an entry, a later run only works once more.
         if let Err(error) = settings.task_cache.put(&key, value, expires_at).await {
             tracing::warn!(
@@ -340,6 +343,7 @@ impl Shared {
     fn cache_key<'a>(
         &'a self,
         task: &'a flow::Task,
+        slot: graph::Slot,
         cache: &'a flow::Cache,
         inputs: &'a [(String, Value)],
     ) -> CacheKey<'a> {
@@ -348,7 +352,7 @@ impl Shared {
             flow: &self.described.definition.name,
             task: &task.name,
             by: match &cache.key {
-                Some(name) => CacheBy::Named(name),
+                Some(name) => CacheBy::Named(name, slot.map_index()),
                 None => CacheBy::Inputs(self.prepared.digest(), inputs),
             },
         }

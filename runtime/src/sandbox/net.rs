@@ -134,8 +134,13 @@ impl Net {
         }
         let (ip, port) = (address.ip().to_canonical(), address.port());
         let line = SocketAddr::new(ip, port);
+        let text = ip.to_string();
+        let ask = match self.asked.iter().any(|rule| rule.allows(&text, port)) {
+            true => String::new(),
+            false => format!("ask for it in the task, #[task(net = [\"{line}\"])], and "),
+        };
         self.denials.record(format!(
-            "`{}` is {ip}, which is not a public address; allow it by name: --allow-net {line}",
+            "`{}` is {ip}, which is not a public address; {ask}allow it by name: --allow-net {line}",
             shown(host)
         ));
         Err(Denied)
@@ -144,11 +149,14 @@ impl Net {
     fn is_address_allowed(&self, host: &str, address: SocketAddr) -> bool {
         let (ip, port) = (address.ip().to_canonical(), address.port());
         let text = ip.to_string();
+        let allows =
+            |rules: &[NetRule], host: &str| rules.iter().any(|rule| rule.allows(host, port));
         is_public(ip)
-            || self.exact.iter().any(|rule| rule.allows(&text, port))
+            // Named by the agent for those who ask for it, not for every name that points there.
+            || (allows(&self.exact, &text) && allows(&self.granted, &text))
             || (is_local_name(host)
                 && is_private(ip)
-                && self.exact.iter().any(|rule| rule.allows(host, port)))
+                && allows(&self.exact, host))
     }
 
     /// Checks that a socket may be connected to an address: by itself, or by a name that the guest
@@ -428,6 +436,25 @@ mod tests {
     }
 
     #[test]
+    fn an_address_that_the_agent_names_is_for_those_who_ask_for_it() {
+        let allowed = ["a.org:80", "10.0.0.5:80", "*.b.org:80"];
+        let table: [(&[&str], &str, bool); 6] = [
+            // asked, address behind `a.org`, reached
+            (&["a.org:80"], "10.0.0.5:80", false),
+            (&["a.org:80", "10.0.0.5:80"], "10.0.0.5:80", true),
+            (&["a.org:80", "10.0.0.5:80"], "[::ffff:10.0.0.5]:80", true),
+            (&["a.org:80", "10.0.0.5:81"], "10.0.0.5:80", false),
+            (&["a.org:80", "10.0.0.6:80"], "10.0.0.5:80", false),
+            (&["a.org:80", "x.b.org:80"], "10.0.0.5:80", false),
+        ];
+        for (asked, address, expected) in table {
+            let net = net(asked, &allowed);
+            let reached = net.check_address("a.org", address.parse().unwrap()).is_ok();
+            assert_eq!(reached, expected, "{asked:?} {address}");
+        }
+    }
+
+    #[test]
     fn a_denial_carries_the_line_that_would_allow_it() {
         let asked = net(&["b.org:443"], &[]);
         assert_eq!(asked.check_host("a.org", 443), Err(Denied));
@@ -445,6 +472,14 @@ mod tests {
         assert_eq!(granted.check_address("a.org", private), Err(Denied));
         assert_eq!(
             granted.denials().take(),
+            [
+                "`a.org` is 10.0.0.5, which is not a public address; ask for it in the task, #[task(net = [\"10.0.0.5:80\"])], and allow it by name: --allow-net 10.0.0.5:80"
+            ]
+        );
+        let wild = net(&["*:*"], &["*:*"]);
+        assert_eq!(wild.check_address("a.org", private), Err(Denied));
+        assert_eq!(
+            wild.denials().take(),
             [
                 "`a.org` is 10.0.0.5, which is not a public address; allow it by name: --allow-net 10.0.0.5:80"
             ]

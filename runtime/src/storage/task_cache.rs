@@ -51,8 +51,8 @@ pub struct CacheKey<'a> {
 /// What an output depends on.
 #[derive(Clone, Copy, Debug)]
 pub enum CacheBy<'a> {
-    /// The author's own key.
-    Named(&'a str),
+    /// The author's own key, and which element of a mapped task it is: the elements share the key.
+    Named(&'a str, Option<u32>),
     /// The code and every input by its name.
     Inputs(Digest, &'a [(String, Value)]),
 }
@@ -128,9 +128,12 @@ impl TaskCache {
         field(key.flow.as_bytes());
         field(key.task.as_bytes());
         match key.by {
-            CacheBy::Named(name) => {
+            CacheBy::Named(name, map_index) => {
                 field(b"named");
                 field(name.as_bytes());
+                if let Some(map_index) = map_index {
+                    field(&map_index.to_le_bytes());
+                }
             }
             CacheBy::Inputs(artifact, inputs) => {
                 field(b"inputs");
@@ -318,7 +321,7 @@ mod tests {
             changed[1].task = "";
             changed[2].project = "";
             changed[3].by = CacheBy::Inputs(Digest::of(b"other"), &pairs);
-            changed[4].by = CacheBy::Named("k");
+            changed[4].by = CacheBy::Named("k", None);
             codes.extend(changed[..4].iter().map(|key| cache.code(key)));
             if pairs.is_empty() {
                 codes.push(cache.code(&changed[4]));

@@ -12,6 +12,9 @@ use crate::sandbox::bindings::waft::flow::cards;
 
 /// Bytes of a title; it stands in lists.
 const TITLE_BYTES_MAX: usize = 200;
+/// Bytes that each card costs beside what it shows: a card without text is not free, or one that is
+/// shown again and again would never end.
+const CARD_BYTES: u64 = 256;
 /// Columns of a table; more do not fit a page.
 const COLUMNS_MAX: usize = 100;
 /// Bytes of what a progress bar says.
@@ -60,7 +63,7 @@ impl Cards {
 
     fn show(&mut self, title: &str, bytes: usize, content: CardContent) {
         let title = self.log.clean(title, TITLE_BYTES_MAX);
-        let bytes = bytes as u64;
+        let bytes = CARD_BYTES + (title.len() + bytes) as u64;
         let is_new = !self.titles.contains(&title);
         if (is_new && self.titles.len() as u64 >= self.cards_max) || bytes > self.bytes_left {
             self.dropped += 1;
@@ -205,7 +208,8 @@ mod tests {
     fn cards_beyond_number_or_bytes_are_dropped_and_said() {
         let limits = Limits {
             cards: 2,
-            card_bytes: 20,
+            // Three cards of one letter and five, and 14 bytes.
+            card_bytes: 3 * (CARD_BYTES + 6) + 14,
             ..Limits::DEFAULT
         };
         let (log, mut shown) = heard(&limits);
@@ -225,6 +229,23 @@ mod tests {
             shown[3],
             "Warning 4 cards were dropped: the attempt reached its limit"
         );
+    }
+
+    #[test]
+    fn a_card_without_text_shown_again_and_again_comes_to_an_end() {
+        let (log, mut shown) = heard(&Limits::DEFAULT);
+        let mut cards = Cards::new(log, Clock::default(), &Limits::DEFAULT);
+        for _ in 0..100_000 {
+            cards.markdown(text("a"), text("")).unwrap();
+            cards.link(text("a"), text("http://")).unwrap();
+            cards.table(text("a"), vec![], vec![]).unwrap();
+        }
+        cards.finish();
+        let shown = shown();
+        let most = Limits::DEFAULT.card_bytes / CARD_BYTES;
+        assert!(shown.len() as u64 <= most + 1, "{}", shown.len());
+        let last = shown.last().unwrap();
+        assert!(last.contains("cards were dropped"), "{last}");
     }
 
     #[test]
