@@ -7,6 +7,7 @@
 
 mod home;
 mod quantity;
+mod setting;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -16,8 +17,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-pub use self::home::{Credentials, Home};
+pub use self::home::{BadHome, Credentials, Home};
 pub use self::quantity::{Bytes, Millis, NoQuantity};
+use self::setting::{Mistake, SETTINGS, find, insert};
 use crate::model::grant::{HostDir, NetRule};
 
 /// What holds for this process: its home, its settings and where each of them comes from.
@@ -66,6 +68,7 @@ pub struct Server {
     /// The token to call it with.
     pub token: Option<String>,
     /// The address that `waft server start` and `waft up` listen on.
+    #[serde(deserialize_with = "listen")]
     pub listen: Option<SocketAddr>,
     /// How long an agent may be silent before its runs go to another.
     pub lease: Option<Millis>,
@@ -164,40 +167,6 @@ pub struct Build {
     pub path: Option<String>,
 }
 
-/// How the text of a variable becomes a setting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Text,
-    Number,
-    List,
-}
-
-/// Every setting by its dotted name. A test compares the list with [`Settings`].
-const SETTINGS: [(&str, Kind); 22] = [
-    ("server.url", Kind::Text),
-    ("server.token", Kind::Text),
-    ("server.listen", Kind::Text),
-    ("server.lease", Kind::Text),
-    ("agent.name", Kind::Text),
-    ("agent.labels", Kind::List),
-    ("agent.roots", Kind::List),
-    ("agent.projects", Kind::List),
-    ("agent.limit", Kind::Number),
-    ("agent.parallel", Kind::Number),
-    ("agent.allow.net", Kind::List),
-    ("agent.allow.dirs", Kind::List),
-    ("agent.allow.env", Kind::List),
-    ("agent.allow.secrets", Kind::List),
-    ("agent.max.memory", Kind::Text),
-    ("agent.max.cpu", Kind::Text),
-    ("agent.max.wall", Kind::Text),
-    ("agent.max.output", Kind::Text),
-    ("flows.defaults.storage.root", Kind::Text),
-    ("results.root", Kind::Text),
-    ("build.rustc", Kind::Text),
-    ("build.path", Kind::Text),
-];
-
 /// Says what is wrong with the configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum BadConfig {
@@ -271,34 +240,40 @@ impl Config {
         text: &str,
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, BadConfig> {
-        // Checked by itself first: only here are there lines to name.
-        let line = |error: &toml::de::Error| BadConfig::Line {
+        let at_line = |line, why| BadConfig::Line {
             file: home.config(),
-            line: line_of(text, error.span()),
-            why: one_line(error.message()),
+            line,
+            why,
         };
-        toml::from_str::<Settings>(text).map_err(|error| line(&error))?;
-        let mut table: toml::Table = toml::from_str(text).map_err(|error| line(&error))?;
+        let mut table: toml::Table = toml::from_str(text).map_err(|error: toml::de::Error| {
+            at_line(line_of(text, error.span()), one_line(error.message()))
+        })?;
+        setting::check(&table)
+            .map_err(|Mistake { path, why }| at_line(setting::line_of_key(text, &path), why))?;
         let mut origins: BTreeMap<_, _> = SETTINGS
             .iter()
             .filter(|(name, _)| find(&table, name).is_some())
             .map(|(name, _)| (*name, Origin::File))
             .collect();
-        let mut settings: Settings = toml::from_str(text).map_err(|error| line(&error))?;
         for (variable, value) in variables {
             let dotted = variable["WAFT__".len()..].to_lowercase().replace("__", ".");
             let Some((name, kind)) = SETTINGS.iter().find(|(name, _)| *name == dotted) else {
                 return Err(BadConfig::UnknownVariable(variable));
             };
-            let fits = |why: String| BadConfig::Variable {
-                name: variable.clone(),
-                why: one_line(&why),
-            };
-            insert(&mut table, name, kind.value(&value).map_err(fits)?);
-            settings = Settings::deserialize(table.clone())
-                .map_err(|error| fits(error.message().to_owned()))?;
+            match setting::read(name, *kind, &value) {
+                Ok(value) => insert(&mut table, name, value),
+                Err(why) => {
+                    return Err(BadConfig::Variable {
+                        name: variable,
+                        why,
+                    });
+                }
+            }
             origins.insert(name, Origin::Environment);
         }
+        // Each value was tried by itself, so there is nothing left that could be wrong.
+        let settings =
+            Settings::deserialize(table).map_err(|error| at_line(1, one_line(error.message())))?;
         Ok(Self {
             home,
             settings,
@@ -336,50 +311,6 @@ impl Config {
     }
 }
 
-impl Kind {
-    fn value(self, text: &str) -> Result<toml::Value, String> {
-        match self {
-            Self::Text => Ok(toml::Value::String(text.to_owned())),
-            Self::Number => text
-                .parse()
-                .map(toml::Value::Integer)
-                .map_err(|_| format!("`{text}` is not a number")),
-            Self::List => {
-                let words = text
-                    .split(',')
-                    .map(str::trim)
-                    .filter(|word| !word.is_empty());
-                Ok(words
-                    .map(|word| toml::Value::String(word.to_owned()))
-                    .collect::<Vec<_>>()
-                    .into())
-            }
-        }
-    }
-}
-
-fn find<'a>(table: &'a toml::Table, dotted: &str) -> Option<&'a toml::Value> {
-    let (section, rest) = dotted
-        .split_once('.')
-        .map_or((dotted, None), |(s, r)| (s, Some(r)));
-    let value = table.get(section)?;
-    match rest {
-        None => Some(value),
-        Some(rest) => find(value.as_table()?, rest),
-    }
-}
-
-fn insert(table: &mut toml::Table, dotted: &str, value: toml::Value) {
-    let Some((section, rest)) = dotted.split_once('.') else {
-        table.insert(dotted.to_owned(), value);
-        return;
-    };
-    let empty = || toml::Value::Table(toml::Table::new());
-    if let toml::Value::Table(inner) = table.entry(section).or_insert_with(empty) {
-        insert(inner, rest, value);
-    }
-}
-
 /// Returns the line of a text, from 1, in which a span begins.
 pub(crate) fn line_of(text: &str, span: Option<std::ops::Range<usize>>) -> usize {
     let start = span.map_or(0, |span| span.start).min(text.len());
@@ -392,6 +323,23 @@ pub(crate) fn line_of(text: &str, span: Option<std::ops::Range<usize>>) -> usize
 
 fn one_line(text: &str) -> String {
     text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+}
+
+/// Reads an address to listen on.
+///
+/// # Errors
+///
+/// Says what such an address looks like.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        let shown: String = text.escape_debug().take(80).collect();
+        format!("`{shown}` is no address with a port, such as 127.0.0.1:4280")
+    })
+}
+
+fn listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    address(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
 fn dirs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<HostDir>, D::Error> {
@@ -517,9 +465,9 @@ mod tests {
         let error = read("[server]\nurl = \"x\"\nurll = \"y\"\n", &[])
             .unwrap_err()
             .to_string();
-        assert!(
-            error.starts_with("`/h/config.toml`, line 3: unknown field `urll`"),
-            "{error}"
+        assert_eq!(
+            error,
+            "`/h/config.toml`, line 3: [server] has no key `urll`; did you mean `url`?"
         );
         let error = read("[agent.max]\n\nmemory = \"9 elephants\"", &[])
             .unwrap_err()
@@ -530,7 +478,56 @@ mod tests {
     }
 
     #[test]
+    fn a_value_that_does_not_fit_is_named_with_what_would() {
+        let expected = [
+            (
+                "[agent]\nlimit = \"4\"",
+                "line 2: `agent.limit` cannot be read: expected a whole number, such as 4",
+            ),
+            (
+                "[agent]\nlimit = -4",
+                "line 2: `agent.limit` cannot be read: expected a whole number, such as 4",
+            ),
+            (
+                "agent.labels = [\"a\", 1]",
+                "line 1: `agent.labels` cannot be read: expected a list of texts, such as [\"a\", \"b\"]",
+            ),
+            (
+                "[server]\n\nlisten = \"here\"",
+                "line 3: `server.listen` cannot be read: `here` is no address with a port, such as 127.0.0.1:4280",
+            ),
+            (
+                "[server]\nurl = 1",
+                "line 2: `server.url` cannot be read: expected a text in quotes",
+            ),
+            (
+                "[agent]\nallow = []",
+                "line 2: `agent.allow` is a section and has no value: [agent.allow]",
+            ),
+            (
+                "[agnet]\nlimit = 1",
+                "line 1: there is no section `agnet`; did you mean `agent`?",
+            ),
+            (
+                "[build]\nnothing = 1",
+                "line 2: [build] has no key `nothing`; it has `rustc`, `path`",
+            ),
+        ];
+        for (text, why) in expected {
+            let error = read(text, &[]).unwrap_err().to_string();
+            assert_eq!(error, format!("`/h/config.toml`, {why}"));
+        }
+    }
+
+    #[test]
     fn an_unknown_or_unfit_variable_is_named() {
+        let error = read("", &[("SERVER__LISTEN", "here")])
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            error,
+            "the variable `WAFT__SERVER__LISTEN` does not fit: `here` is no address with a port, such as 127.0.0.1:4280"
+        );
         let error = read("", &[("SERVER__URI", "x")]).unwrap_err().to_string();
         assert_eq!(error, "the variable `WAFT__SERVER__URI` names no setting");
         let error = read("", &[("AGENT__LIMIT", "many")])
@@ -538,7 +535,7 @@ mod tests {
             .to_string();
         assert_eq!(
             error,
-            "the variable `WAFT__AGENT__LIMIT` does not fit: `many` is not a number"
+            "the variable `WAFT__AGENT__LIMIT` does not fit: expected a whole number, such as 4"
         );
         let error = read("", &[("AGENT__ALLOW__NET", "nowhere")])
             .unwrap_err()

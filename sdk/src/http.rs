@@ -122,16 +122,19 @@ impl Request {
             return Err(mistake);
         }
         Url::parse(&self.url)?;
+        let url = self.url.clone();
         #[cfg(target_arch = "wasm32")]
-        return wire::send(&self);
+        let answer = wire::send(&self);
         #[cfg(not(target_arch = "wasm32"))]
-        return crate::testing::send(self);
+        let answer = crate::testing::send(self);
+        answer.map(|response| Response { url, ..response })
     }
 }
 
 /// An answer, read to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
+    url: String,
     status: u16,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
@@ -141,6 +144,7 @@ impl Response {
     /// Makes an answer; for tests.
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self {
+            url: String::new(),
             status,
             headers: Vec::new(),
             body: body.into(),
@@ -205,10 +209,13 @@ impl Response {
     ///
     /// # Errors
     ///
-    /// Answers [`Error::Status`] with the status.
+    /// Answers [`Error::Status`] with the URL and the status.
     pub fn error_for_status(self) -> Result<Self, Error> {
         if self.status >= 400 {
-            Err(Error::Status(self.status))
+            Err(Error::Status {
+                url: self.url,
+                status: self.status,
+            })
         } else {
             Ok(self)
         }
@@ -229,7 +236,12 @@ pub enum Error {
     /// The body is not what it was read as.
     Body(String),
     /// The status was 400 or more; see [`Response::error_for_status`].
-    Status(u16),
+    Status {
+        /// What was asked.
+        url: String,
+        /// What was answered, such as 404.
+        status: u16,
+    },
 }
 
 impl fmt::Display for Error {
@@ -239,7 +251,7 @@ impl fmt::Display for Error {
             Self::Invalid(what) => write!(f, "not a request: {what}"),
             Self::Timeout(what) => write!(f, "timed out: {what}"),
             Self::Body(cause) => write!(f, "cannot read or write the body: {cause}"),
-            Self::Status(status) => write!(f, "the server answered {status}"),
+            Self::Status { url, status } => write!(f, "`{url}` answered {status}"),
         }
     }
 }
@@ -330,7 +342,8 @@ mod tests {
         testing::respond("http://a/", Response::new(404, "gone"));
         let response = post("http://a/").json(&[1]).send().unwrap();
         assert_eq!((response.status(), response.bytes()), (404, &b"gone"[..]));
-        assert_eq!(response.error_for_status(), Err(Error::Status(404)));
+        let error = response.error_for_status().unwrap_err();
+        assert_eq!(error.to_string(), "`http://a/` answered 404");
         assert_eq!(testing::requests()[0].body, b"[1]");
         assert!(matches!(get("http://b/").send(), Err(Error::Denied(_))));
     }

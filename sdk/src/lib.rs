@@ -1,4 +1,4 @@
-//! Write [Waft](https://github.com/waft) flows in Rust.
+//! Write Waft flows in Rust.
 //!
 //! A flow is a graph of tasks. `#[task]` turns a function into a step, `#[flow]` turns a function that
 //! calls steps into the graph, and the crate compiles to one WASI component. A task body runs in a

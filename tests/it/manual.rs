@@ -44,6 +44,13 @@ fn folder() -> PathBuf {
     repository().join("tests/it/cli")
 }
 
+/// What the README shows is run too, on a port that is free.
+#[test]
+fn readme() {
+    let port = ("WAFT__SERVER__LISTEN", "127.0.0.1:0");
+    transcript::check_with(&repository().join("README.md"), &[port]);
+}
+
 #[test]
 fn every_command_has_a_transcript_and_every_transcript_is_run() {
     let listed: BTreeSet<String> = FILES.iter().map(|file| (*file).to_owned()).collect();

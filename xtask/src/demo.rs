@@ -4,6 +4,7 @@
 //! own: nothing of the user's is touched. What it starts it also ends, by its own child's id.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
@@ -79,14 +80,27 @@ pub(crate) fn run(cache: &Cache, stay: bool) -> Result<()> {
             "for `waft` in another shell: export WAFT_HOME='{}'",
             waft.home.display()
         ));
-        say::note(&format!(
-            "the program: {}\nend with Ctrl-C",
-            waft.program.display()
-        ));
+        say::note("the program: eval \"$(cargo xtask env)\"\nend with Ctrl-C");
         up.wait()
     } else {
         up.end()
     }
+}
+
+/// Returns lines for a shell, by which it finds the program that the last demo built.
+pub(crate) fn exports(cache: &Cache) -> String {
+    let folder = folder(cache);
+    match folder.join("waft").is_file() {
+        true => format!(
+            "export PATH={}:\"$PATH\"\n",
+            toolchain::quoted(&folder.to_string_lossy())
+        ),
+        false => "# no waft yet: cargo xtask demo builds it\n".to_string(),
+    }
+}
+
+fn folder(cache: &Cache) -> PathBuf {
+    cache.folder.join("demo")
 }
 
 /// The program of this repository, with a home of its own.
@@ -119,7 +133,7 @@ impl Waft {
 
         let toolchain = toolchain::ensure(cache)?;
 
-        let folder = cache.folder.join("demo");
+        let folder = folder(cache);
         fs::remove_dir_all(&folder).ok();
         let home = folder.join("home");
         fs::create_dir_all(&home).with_context(|| format!("making `{}`", home.display()))?;
@@ -143,10 +157,12 @@ impl Waft {
         command
             .env("WAFT_HOME", &self.home)
             .env("CARGO_TARGET_DIR", &self.guest_target);
-        // What a user set for their own server must not lead the demo there.
-        command
-            .env_remove("WAFT__SERVER__URL")
-            .env_remove("WAFT__SERVER__TOKEN");
+        // What a user set for their own server and agents must not lead the demo there.
+        for (name, _) in env::vars_os() {
+            if name.to_string_lossy().starts_with("WAFT__") {
+                command.env_remove(name);
+            }
+        }
         self.toolchain.hand_to(&mut command);
         command
     }
@@ -280,8 +296,8 @@ fn free_port() -> Result<u16> {
 
 /// Writes what came out of a run: its result, how many tasks ended how, and how long they took.
 fn summary(flow_run: &Value) -> String {
-    let no_tasks = Vec::new();
-    let tasks = flow_run["tasks"].as_array().unwrap_or(&no_tasks);
+    let none = Vec::new();
+    let tasks = flow_run["tasks"].as_array().unwrap_or(&none);
     let mut states: BTreeMap<&str, usize> = BTreeMap::new();
     let mut rows: BTreeMap<&str, Row> = BTreeMap::new();
     for task in tasks {
@@ -317,6 +333,13 @@ fn summary(flow_run: &Value) -> String {
     ) in rows
     {
         text += &format!("{task:<24} {runs:>6} {attempts:>9} {wall_ms:>10.1} {cpu_ms:>10.1}\n");
+    }
+    for card in flow_run["cards"].as_array().unwrap_or(&none) {
+        // Of the other kinds the page shows more than a few lines of text could.
+        if let Some(markdown) = card["content"]["text"].as_str() {
+            let title = card["title"].as_str().unwrap_or("?");
+            text += &format!("\ncard {title}:\n{}\n", markdown.trim_end());
+        }
     }
     let (from, to) = (&flow_run["started_at"], &flow_run["ended_at"]);
     text += &format!("\n{} task runs: {}\n", tasks.len(), states.join(", "));
@@ -359,6 +382,17 @@ struct Row {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_report_is_shown_as_it_was_written() {
+        let flow_run = serde_json::json!({"flow": "f", "cards": [
+            {"title": "Report", "content": {"kind": "markdown", "text": "# All\n\n- one\n"}},
+            {"title": "Link", "content": {"kind": "link", "url": "http://a"}},
+        ]});
+        let text = summary(&flow_run);
+        assert!(text.contains("\ncard Report:\n# All\n\n- one\n"), "{text}");
+        assert!(!text.contains("Link"), "{text}");
+    }
 
     #[test]
     fn a_result_is_outlined_two_levels_deep() {

@@ -31,7 +31,8 @@ usage: cargo xtask COMMAND
                  --stay keeps both up and prints the address
   test           everything that CI checks, fast checks first; stops at the first failure
   setup          supply the toolchain that compiles flows to WebAssembly
-  env            print the lines by which a shell finds that toolchain: eval \"$(cargo xtask env)\"
+  env            print the lines by which a shell finds that toolchain, and the `waft` of the demo:
+                 eval \"$(cargo xtask env)\"
   guests         compile examples and test guests, and print where they lie, as lines for a shell
   bench [NAME]   measure the promises of speed
 
@@ -55,7 +56,11 @@ fn run(words: &[&str]) -> Result<ExitCode> {
     match words {
         [] | ["help" | "--help" | "-h"] => say::line(HELP),
         ["setup"] => toolchain::setup(&Cache::open()?)?,
-        ["env"] => say::line(toolchain::ensure(&Cache::open()?)?.exports().trim_end()),
+        ["env"] => {
+            let cache = Cache::open()?;
+            let lines = toolchain::ensure(&cache)?.exports() + &demo::exports(&cache);
+            say::line(lines.trim_end());
+        }
         ["guests"] => guests::print(&Cache::open()?)?,
         ["test"] => return check::run(&Cache::open()?),
         ["bench", names @ ..] => check::bench(&Cache::open()?, names)?,

@@ -73,7 +73,7 @@ impl Toolchain {
     /// Returns lines for a shell, which give `waft build` this toolchain.
     pub(crate) fn exports(&self) -> String {
         match self {
-            Self::Own => format!("# rustc has {TARGET}: nothing to set\n"),
+            Self::Own => format!("# rustc has {TARGET}\n"),
             Self::Named { rustc, linkers } => {
                 export("WAFT__BUILD__RUSTC", &rustc.to_string_lossy())
                     + &export("WAFT__BUILD__PATH", &linkers.to_string_lossy())
@@ -84,7 +84,12 @@ impl Toolchain {
 
 /// Returns a line for a shell that sets a variable.
 pub(crate) fn export(name: &str, value: &str) -> String {
-    format!("export {name}='{}'\n", value.replace('\'', r"'\''"))
+    format!("export {name}={}\n", quoted(value))
+}
+
+/// Writes a text as one word of a shell.
+pub(crate) fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// Supplies the toolchain and prints how to tell others of it.

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use clap::{Args, Subcommand};
 
 use super::Call;
+use super::argument::{label, name};
 use super::component::sandbox;
 use super::failure::{Done, Failure, Kind};
-use super::flow_run::label;
 use super::reach::{Reach, pages};
 use super::register::default_root;
 use super::signals::Signals;
@@ -21,7 +21,7 @@ use crate::wire::ListQuery;
 
 /// Runs at one time unless it is said otherwise: most of them wait, and attempts have a number of
 /// their own.
-const SLOTS: u32 = 16;
+pub(super) const SLOTS: u32 = 16;
 
 /// Starts an agent, or lists the agents of the server.
 #[derive(Debug, Args)]
@@ -54,11 +54,11 @@ Examples:
 }
 
 /// How an agent is started, beside the server it belongs to.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 #[group(skip)]
 pub(super) struct Flags {
     /// Its name; that of this machine unless given. One process a name and home.
-    #[arg(long, value_parser = label)]
+    #[arg(long, value_parser = name)]
     name: Option<String>,
     /// A label that it offers beside the name of this machine. Repeatable.
     #[arg(long, value_parser = label)]
@@ -69,7 +69,8 @@ pub(super) struct Flags {
     /// A storage root that it fetches from, beside the default storage. Repeatable.
     #[arg(long, value_name = "ROOT")]
     root: Vec<Root>,
-    /// A project whose code runs here; every project of its token unless given. Repeatable.
+    /// A project whose code runs here, instead of those in config.toml; every project of its token
+    /// unless one is given. Repeatable.
     #[arg(long, value_name = "NAME")]
     project: Vec<String>,
     /// Runs at one time; 16 unless given.
@@ -79,24 +80,43 @@ pub(super) struct Flags {
     powers: power::Flags,
 }
 
+impl Flags {
+    /// Asks for an agent that runs code of one project, with labels to offer and a root to fetch from.
+    pub(super) fn of_project(project: String, label: Vec<String>, root: Root) -> Self {
+        Self {
+            label,
+            root: vec![root],
+            project: vec![project],
+            ..Self::default()
+        }
+    }
+}
+
 pub(super) fn run(noun: Noun, call: &Call) -> Done {
     let client = noun.reach.client(call)?;
     match noun.verb {
-        Verb::Start { flags, once } => call.wait(async {
-            let signals = Signals::new()?;
-            let url = client.url().to_owned();
-            let agent = start(&flags, client, once, call).await?;
-            let ready = format!("agent `{}` polls {url}", agent.name());
-            match call.output.is_json() {
-                true => call
-                    .output
-                    .json_line(&serde_json::json!({ "agent": agent.name(), "server": url }))?,
-                false => call.output.line(ready)?,
-            }
-            work(agent, signals, call).await
-        }),
+        Verb::Start { flags, once } => call.wait(run_one(&flags, client, once, call)),
         Verb::List => call.wait(list(&client, call)),
     }
+}
+
+/// Starts an agent, says that it polls, and lets it work until it is interrupted.
+///
+/// # Errors
+///
+/// As [`start`] and [`work`].
+pub(super) async fn run_one(flags: &Flags, client: Client, is_once: bool, call: &Call) -> Done {
+    let signals = Signals::new()?;
+    let url = client.url().to_owned();
+    let agent = start(flags, client, is_once, call).await?;
+    let ready = format!("agent `{}` polls {url}", agent.name());
+    match call.output.is_json() {
+        true => call
+            .output
+            .json_line(&serde_json::json!({ "agent": agent.name(), "server": url }))?,
+        false => call.output.line(ready)?,
+    }
+    work(agent, signals, call).await
 }
 
 /// Starts an agent in this process.
@@ -113,7 +133,6 @@ pub(super) async fn start(
     let set = &call.config.settings.agent;
     let hostname = hostname();
     let parallel = flags.powers.parallel(call);
-    let projects: BTreeSet<String> = flags.project.iter().chain(&set.projects).cloned().collect();
     let settings = AgentSettings {
         client,
         name: flags
@@ -126,7 +145,7 @@ pub(super) async fn start(
         has_auto_labels: !flags.no_auto_labels,
         roots: roots(flags, call)?,
         results: results_root(call)?,
-        projects: Some(projects).filter(|names| !names.is_empty()),
+        projects: projects(&flags.project, &set.projects),
         slots: flags.limit.or(set.limit).unwrap_or(SLOTS).max(1) as usize,
         parallel,
         powers: flags.powers.powers(call)?,
@@ -137,6 +156,13 @@ pub(super) async fn start(
         is_once,
     };
     Agent::start(settings).await.map_err(Failure::from)
+}
+
+/// Chooses whose code runs here. The flag goes instead of the setting, as it is there to narrow what
+/// may run.
+fn projects(flag: &[String], set: &[String]) -> Option<BTreeSet<String>> {
+    let names = if flag.is_empty() { set } else { flag };
+    (!names.is_empty()).then(|| names.iter().cloned().collect())
 }
 
 fn labels(flags: &Flags, set: &[String]) -> Done<Labels> {
@@ -194,10 +220,15 @@ pub(super) async fn work(mut agent: Running, mut signals: Signals, call: &Call) 
         agent.stop();
         let at_work = agent.flow_runs().len();
         if at_work > 0 {
-            call.output.note(format!(
-                "finishing {at_work} runs; once more gives them back at once"
-            ));
+            call.output.note(finishing(at_work));
         }
+    }
+}
+
+fn finishing(at_work: usize) -> String {
+    match at_work {
+        1 => "finishing 1 run; once more gives it back at once".to_owned(),
+        count => format!("finishing {count} runs; once more gives them back at once"),
     }
 }
 
@@ -228,4 +259,26 @@ async fn list(client: &Client, call: &Call) -> Done {
         .collect();
     let columns = ["agent", "state", "runs", "labels", "seen", "version"];
     call.output.table(&columns, &rows, "there are no agents")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_project_that_is_given_goes_instead_of_those_that_are_set() {
+        let own = |names: &[&str]| names.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
+        let chosen = |flag: &[&str], set: &[&str]| {
+            projects(&own(flag), &own(set)).map(|names| names.into_iter().collect::<Vec<_>>())
+        };
+        assert_eq!(chosen(&["a"], &["b", "c"]), Some(own(&["a"])));
+        assert_eq!(chosen(&[], &["b", "c"]), Some(own(&["b", "c"])));
+        assert_eq!(chosen(&[], &[]), None);
+    }
+
+    #[test]
+    fn one_run_is_not_runs() {
+        assert!(finishing(1).starts_with("finishing 1 run; "));
+        assert!(finishing(2).starts_with("finishing 2 runs; "));
+    }
 }

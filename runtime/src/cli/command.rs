@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::failure::{Done, Failure};
 use crate::config::{Bytes, Millis, line_of};
@@ -91,22 +91,49 @@ struct AskedLimits {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AskedParameter {
-    schema: serde_json::Value,
+    schema: Option<serde_json::Value>,
     #[serde(default)]
     default: Option<serde_json::Value>,
     #[serde(default)]
     description: String,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum AskedRetries {
-    Count(u32),
-    Rule {
-        count: u32,
-        #[serde(default)]
-        delay: Option<Millis>,
-    },
+#[derive(Debug)]
+struct AskedRetries {
+    count: u32,
+    delay: Option<Millis>,
+}
+
+impl<'de> Deserialize<'de> for AskedRetries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::read(toml::Value::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
+impl AskedRetries {
+    /// Reads it by hand, as an untagged enum would neither see a key too many nor say what is wrong.
+    fn read(value: toml::Value) -> Result<Self, String> {
+        const WANTED: &str = r#"`retries` is a number or { count = 2, delay = "1s" }"#;
+        let count = |value: &toml::Value| u32::try_from(value.as_integer()?).ok();
+        let toml::Value::Table(mut table) = value else {
+            let count = count(&value).ok_or(WANTED)?;
+            return Ok(Self { count, delay: None });
+        };
+        let (asked, delay) = (table.remove("count"), table.remove("delay"));
+        if let Some((key, _)) = table.into_iter().next() {
+            return Err(format!("{WANTED}; it has no key `{key}`"));
+        }
+        let delay = match delay {
+            None => None,
+            Some(toml::Value::String(text)) => {
+                let delay = text.parse::<Millis>();
+                Some(delay.map_err(|error| error.to_string())?)
+            }
+            Some(_) => return Err(WANTED.to_owned()),
+        };
+        let count = asked.as_ref().and_then(count).ok_or(WANTED)?;
+        Ok(Self { count, delay })
+    }
 }
 
 impl Flags {
@@ -153,7 +180,7 @@ impl Flags {
             let line = line_of(text, error.span());
             anyhow!("line {line}: {}", error.message().replace('\n', " "))
         })?;
-        let mut definition = manifest.into_definition(stem);
+        let mut definition = manifest.into_definition(stem)?;
         let grants = &mut definition.tasks[0].grants;
         grants.net.extend(self.net.iter().cloned());
         grants.dirs.extend(self.dir.iter().cloned());
@@ -180,26 +207,28 @@ impl Flags {
 }
 
 impl Manifest {
-    fn into_definition(self, stem: &str) -> Definition {
-        let retries = self.retries.map(|asked| {
-            let (count, delay) = match asked {
-                AskedRetries::Count(count) => (count, None),
-                AskedRetries::Rule { count, delay } => (count, delay),
+    fn into_definition(self, stem: &str) -> anyhow::Result<Definition> {
+        let retries = self.retries.map(|asked| Retries {
+            count: asked.count,
+            delay_ms: asked.delay.map_or(0, |delay| delay.0),
+            backoff: crate::model::flow::Backoff::default(),
+            delay_max_ms: None,
+            jitter_percent: 0,
+        });
+        let mut parameters = Vec::new();
+        for (name, asked) in self.parameters {
+            let Some(schema) = asked.schema else {
+                return Err(anyhow!(
+                    "the parameter `{name}` needs a schema: schema = {{ type = \"integer\" }}"
+                ));
             };
-            Retries {
-                count,
-                delay_ms: delay.map_or(0, |delay| delay.0),
-                backoff: crate::model::flow::Backoff::default(),
-                delay_max_ms: None,
-                jitter_percent: 0,
-            }
-        });
-        let parameters = self.parameters.into_iter().map(|(name, asked)| Parameter {
-            name,
-            description: asked.description,
-            schema: asked.schema,
-            default: asked.default,
-        });
+            parameters.push(Parameter {
+                name,
+                description: asked.description,
+                schema,
+                default: asked.default,
+            });
+        }
         let task = Task {
             name: TASK.to_owned(),
             description: self.description.clone(),
@@ -227,20 +256,20 @@ impl Manifest {
             },
             on_lost: self.on_lost,
         };
-        Definition {
+        Ok(Definition {
             name: self.name.unwrap_or_else(|| stem.to_owned()),
             description: self.description,
             command: Some(Command {
                 args: self.args,
                 env: self.env,
             }),
-            parameters: parameters.collect(),
+            parameters,
             tasks: vec![task],
             edges: Vec::new(),
             reference_tasks: Vec::new(),
             output: Some(TASK.to_owned()),
             schedule: None,
-        }
+        })
     }
 }
 
@@ -319,12 +348,46 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_of_the_example_names_every_key() {
+        let readme = include_str!("../../../examples/wordcount/README.md");
+        for section in ["", "[grants]", "[limits]", "[parameters.a]"] {
+            let text = format!("{section}\nnosuchkey = 1");
+            let error = Flags::default().over(&text, "file").unwrap_err();
+            let error = error.to_string();
+            let keys: Vec<_> = error.split('`').skip(3).step_by(2).collect();
+            assert!(keys.len() > 2, "{error}");
+            for key in keys {
+                let is_named = ["`", "[", " "].iter().any(|before| {
+                    ["`", "]", " =", "."]
+                        .iter()
+                        .any(|after| readme.contains(&format!("{before}{key}{after}")))
+                });
+                assert!(is_named, "the README says nothing of `{key}`");
+            }
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let error = |text: &str| Flags::default().over(text, "file").unwrap_err().to_string();
         assert!(error("name = \"a\"\nnmae = \"b\"").starts_with("line 2: unknown field `nmae`"));
         assert!(error("[grants]\ndirs = [\"data\"]").contains("`data` is not a dir grant"));
         assert!(error("args = [\"{tpo}\"]").contains("the parameter `tpo`"));
         assert!(error("name = \"a/b\"").contains("`a/b`"));
+        let wanted = "`retries` is a number or { count = 2, delay = \"1s\" }";
+        for retries in ["\"2\"", "-1", "{}", "{ count = 2, delay = 1 }"] {
+            let said = error(&format!("name = \"a\"\nretries = {retries}"));
+            assert_eq!(said, format!("line 2: {wanted}"));
+        }
+        assert_eq!(
+            error("[retries]\ncount = 2\nbackof = 1"),
+            format!("line 1: {wanted}; it has no key `backof`")
+        );
+        assert!(error("retries = { count = 2, delay = \"soon\" }").contains("`soon`"));
+        assert_eq!(
+            error("[parameters.top]\ndefault = 1"),
+            "the parameter `top` needs a schema: schema = { type = \"integer\" }"
+        );
         assert!(
             Flags::default()
                 .over("args = [\"{\\\"a b\\\": 1}\"]", "file")

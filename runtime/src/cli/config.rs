@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::Call;
 use super::failure::Done;
-use crate::config::Origin;
+use super::{Call, agent, power, server};
+use crate::config::{Bytes, Millis, Origin, hostname};
+use crate::model::limit::Limits;
 
-/// Shows the configuration, and where it lies.
+/// Shows the settings that hold, and where they lie.
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
-    /// Prints every setting and where it was set.
+    /// Prints every setting, its value and where it comes from; `-` is none.
     #[command(after_help = "\
 A setting is taken from a flag, else from WAFT__SECTION__KEY, else from config.toml, else from its
 default. Lists in a variable are separated by commas: WAFT__AGENT__LABELS=gpu,eu")]
@@ -24,7 +25,16 @@ default. Lists in a variable are separated by commas: WAFT__AGENT__LABELS=gpu,eu
 #[derive(Serialize)]
 struct Shown {
     value: Option<toml::Value>,
-    origin: Option<Origin>,
+    origin: From,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum From {
+    Default,
+    File,
+    Environment,
 }
 
 pub(super) fn run(verb: Verb, call: &Call) -> Done {
@@ -45,7 +55,21 @@ fn show(call: &Call) -> Done {
         // A token is worth more than the sight of it.
         let is_secret = name == "server.token" && value.is_some();
         let value = if is_secret { Some("***".into()) } else { value };
-        (name, Shown { value, origin })
+        let shown = match origin {
+            Some(Origin::File) => Shown {
+                value,
+                origin: From::File,
+            },
+            Some(Origin::Environment) => Shown {
+                value,
+                origin: From::Environment,
+            },
+            None => Shown {
+                value: default(name, call),
+                origin: From::Default,
+            },
+        };
+        (name, shown)
     });
     if call.output.is_json() {
         return call.output.json(&settings.collect::<BTreeMap<_, _>>());
@@ -53,9 +77,9 @@ fn show(call: &Call) -> Done {
     let rows: Vec<_> = settings
         .map(|(name, shown)| {
             let origin = match shown.origin {
-                None => "default",
-                Some(Origin::File) => "config.toml",
-                Some(Origin::Environment) => "environment",
+                From::Default => "default",
+                From::File => "config.toml",
+                From::Environment => "environment",
             };
             let value = shown
                 .value
@@ -64,4 +88,25 @@ fn show(call: &Call) -> Done {
         })
         .collect();
     call.output.table(&["setting", "value", "from"], &rows, "")
+}
+
+/// Returns what holds where nothing is set; none where nothing does.
+fn default(name: &str, call: &Call) -> Option<toml::Value> {
+    let (agent, ceiling) = (power::Flags::default(), Limits::CEILING);
+    Some(match name {
+        "server.listen" => server::LISTEN.to_string().into(),
+        "server.lease" => server::LEASE.to_string().into(),
+        "agent.name" => hostname().into(),
+        "agent.limit" => agent::SLOTS.into(),
+        "agent.parallel" => u32::try_from(agent.parallel(call)).ok()?.into(),
+        "agent.max.memory" => Bytes(ceiling.memory_bytes).to_string().into(),
+        "agent.max.cpu" => Millis(ceiling.cpu_ms).to_string().into(),
+        "agent.max.wall" => Millis(ceiling.wall_ms).to_string().into(),
+        "agent.max.output" => Bytes(ceiling.output_bytes).to_string().into(),
+        "flows.defaults.storage.root" => call.config.storage_root().into(),
+        "results.root" => call.config.results_root().into(),
+        // What a server left in this home, as other commands find it.
+        "server.url" => call.config.home.credentials().ok()??.url.into(),
+        _ => return None,
+    })
 }

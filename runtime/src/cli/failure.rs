@@ -7,7 +7,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use crate::client::ClientError;
-use crate::config::BadConfig;
+use crate::config::{BadConfig, BadHome};
 use crate::model::parameter::BadParameters;
 
 /// What a command returns.
@@ -48,7 +48,9 @@ impl Failure {
             false => Kind::Could,
         };
         let on_parameters = error.downcast_ref().and_then(hint_on_parameters);
-        let hint = on_parameters.or_else(|| error.downcast_ref().and_then(hint_on_call));
+        let hint = on_parameters
+            .or_else(|| error.downcast_ref().and_then(hint_on_call))
+            .or_else(|| Some(error.downcast_ref::<BadHome>()?.hint()?.to_owned()));
         Self { kind, error, hint }
     }
 

@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::Call;
+use super::argument::{count, state};
 use super::failure::Done;
 use super::flow_run::{ListArgs, print_list};
 use super::reach::{Reach, note_cut, pages};
@@ -27,7 +28,7 @@ enum Verb {
         #[arg(long, value_name = "NAME")]
         project: Option<String>,
         /// How many at most.
-        #[arg(long, default_value_t = 200)]
+        #[arg(long, default_value_t = 200, value_parser = count)]
         limit: usize,
     },
     /// Shows a flow with its current version: parameters, tasks, grants, labels, schedule.
@@ -37,10 +38,10 @@ enum Verb {
         #[command(flatten)]
         which: Which,
         /// Only in this state.
-        #[arg(long)]
+        #[arg(long, value_parser = state)]
         state: Option<String>,
         /// How many at most.
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, value_parser = count)]
         limit: usize,
     },
     /// Lets the schedule of a flow rest.
@@ -191,10 +192,7 @@ async fn delete(client: &Client, name: &str, is_yes: bool, call: &Call) -> Done 
     let flow = client.flow(name).await?;
     let shown = format!("{}/{}", flow.project, flow.name);
     let question = format!("delete the flow `{shown}` with all its versions and runs?");
-    if !call.output.ask(&question, is_yes)? {
-        call.output.note("nothing was deleted");
-        return Ok(());
-    }
+    call.output.ask(&question, is_yes, "nothing was deleted")?;
     client.delete_flow(&flow.id.to_string()).await?;
     call.output.note(format!("deleted the flow `{shown}`"));
     Ok(())

@@ -5,9 +5,9 @@ mod show;
 
 use clap::{Args, Subcommand};
 
-pub(super) use self::create::label;
 use super::Call;
-use super::failure::{Done, Failure};
+use super::argument::{count, state};
+use super::failure::Done;
 use super::reach::{Reach, note_cut, pages};
 use super::tree::log_line;
 use super::{watch, words};
@@ -29,10 +29,10 @@ enum Verb {
     Create(create::Args),
     /// Lists runs, newest first.
     List(ListArgs),
-    /// Shows a run: state, parameters, tasks, result.
+    /// Shows a run: state, parameters, tasks, result, cards.
     #[command(after_help = "\
-With --json: what the server says of the run, its tasks, and the result where it can be read from
-here; else `result` is null and `result_unavailable` says why.")]
+With --json: what the server says of the run, its tasks and cards, and the result where it can be
+read from here; else `result` is null and `result_unavailable` says why.")]
     Show(Which),
     /// Prints the log of a run.
     #[command(
@@ -89,10 +89,10 @@ pub(super) struct ListArgs {
     #[arg(long, value_name = "NAME")]
     project: Option<String>,
     /// Only in this state, such as `Running`.
-    #[arg(long)]
+    #[arg(long, value_parser = state)]
     state: Option<String>,
     /// How many at most.
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 50, value_parser = count)]
     limit: usize,
 }
 
@@ -204,9 +204,7 @@ async fn cancel(client: &Client, id: FlowRunId, call: &Call) -> Done {
 async fn delete(client: &Client, id: FlowRunId, is_yes: bool, call: &Call) -> Done {
     let run = client.flow_run(id).await?;
     let question = format!("delete the run {id} of `{}/{}`?", run.project, run.flow);
-    if !call.output.ask(&question, is_yes)? {
-        return Err(Failure::could("nothing was deleted"));
-    }
+    call.output.ask(&question, is_yes, "nothing was deleted")?;
     client.delete_flow_run(id).await?;
     call.output.note(format!("deleted the run {id}"));
     Ok(())

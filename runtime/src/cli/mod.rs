@@ -4,6 +4,7 @@
 //! `output.rs` only, and ends with a [`Failure`] that carries its exit code. What the commands print
 //! is shown, and tested, by the transcripts under `tests/it/cli`.
 
+mod argument;
 mod command;
 mod component;
 mod failure;
@@ -14,6 +15,7 @@ mod reach;
 mod receipt;
 mod signals;
 mod tree;
+mod usage;
 mod watch;
 mod words;
 
@@ -121,6 +123,10 @@ fn answer(arguments: Vec<OsString>) -> ExitCode {
     let line = match Line::try_parse_from(arguments) {
         Ok(line) => line,
         Err(error) => {
+            if let Some(failure) = usage::failure(&error) {
+                Output::new(false).failure(&failure);
+                return failure.into();
+            }
             // Help and version are data, and end well; clap knows which is which.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));

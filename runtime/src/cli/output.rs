@@ -146,14 +146,16 @@ impl Output {
         self.live.suspend(|| write_err(&format!("{text}\n")));
     }
 
-    /// Asks a question that is answered by yes or no; `--yes` answers it beforehand.
+    /// Asks a question that is answered by yes or no; `--yes` answers it beforehand. Returns only if
+    /// the answer is yes.
     ///
     /// # Errors
     ///
-    /// Fails as wrong usage where there is nobody to ask, naming what was asked.
-    pub fn ask(&self, question: &str, is_yes: bool) -> Done<bool> {
+    /// Fails with what did not happen if the answer is no, and as wrong usage where there is nobody
+    /// to ask, naming what was asked.
+    pub fn ask(&self, question: &str, is_yes: bool, if_no: &'static str) -> Done {
         if is_yes {
-            return Ok(true);
+            return Ok(());
         }
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
             let why = format!("there is nobody to ask: {question}");
@@ -162,7 +164,14 @@ impl Output {
         write_err(&format!("{question} [y/N] "));
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer)?;
-        Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+        agreed(&answer, if_no)
+    }
+}
+
+fn agreed(answer: &str, if_no: &'static str) -> Done {
+    match answer.trim().to_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => Err(Failure::could(if_no)),
     }
 }
 
@@ -281,6 +290,16 @@ mod tests {
             lay_out(&["ID".to_owned(), "NAME".to_owned()], &rows),
             ["ID   NAME", "a    long name", "äöü  x y"]
         );
+    }
+
+    #[test]
+    fn a_no_is_a_command_that_did_not_do_it() {
+        assert!(agreed("Yes\n", "nothing was deleted").is_ok());
+        for no in ["", "\n", "n\n", "yesterday\n"] {
+            let failure = agreed(no, "nothing was deleted").unwrap_err();
+            assert_eq!(failure.to_string(), "error: nothing was deleted");
+            assert_eq!(failure.code(), 1);
+        }
     }
 
     #[test]

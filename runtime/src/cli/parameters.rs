@@ -22,14 +22,14 @@ pub(crate) struct Given {
 }
 
 fn name_and_value(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
-    if !is_name(name) {
+    let (name, value) = super::argument::pair(text)?;
+    if !is_name(&name) {
         return Err(format!(
             "`{}` is not the name of a parameter",
             name.escape_default()
         ));
     }
-    Ok((name.to_owned(), value.to_owned()))
+    Ok((name, value))
 }
 
 impl Given {
@@ -80,11 +80,22 @@ fn read_object(file: &Path) -> Done<Bound> {
             file.display()
         ))
     })?;
-    serde_json::from_str(&text).map_err(|error| {
+    object(&text).map_err(|why| {
         let what = format!("`{}` holds no JSON object of parameters", file.display());
-        Failure::new(anyhow::Error::new(error).context(what))
-            .or_hint(r#"{"name": "Ada", "count": 3}"#)
+        Failure::new(why.context(what)).or_hint(r#"{"name": "Ada", "count": 3}"#)
     })
+}
+
+fn object(text: &str) -> anyhow::Result<Bound> {
+    let what = match serde_json::from_str(text)? {
+        Value::Object(fields) => return Ok(fields.into_iter().collect()),
+        Value::Array(_) => "a list",
+        Value::String(_) => "a text",
+        Value::Number(_) => "a number",
+        Value::Bool(_) => "true or false",
+        Value::Null => "null",
+    };
+    Err(anyhow::anyhow!("it is {what}; expected one object"))
 }
 
 #[cfg(test)]
@@ -151,6 +162,12 @@ mod tests {
         );
         std::fs::write(&file, "[1]").unwrap();
         given.all = Some(file);
-        assert_eq!(given.read(&[]).unwrap_err().code(), 1);
+        let failure = given.read(&[]).unwrap_err();
+        assert_eq!(failure.code(), 1);
+        let text = failure.to_string();
+        assert!(
+            text.contains("caused by: it is a list; expected one object"),
+            "{text}"
+        );
     }
 }

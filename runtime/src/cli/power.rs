@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Call;
+use super::argument::pair;
 use super::failure::{Done, Failure};
 use crate::config::{Bytes, Millis, variable};
 use crate::model::grant::{HostDir, NetRule};
@@ -33,7 +34,7 @@ pub(crate) struct Flags {
     #[arg(help_heading = GRANTED, long, value_name = "NAME")]
     allow_secret: Vec<String>,
     /// A variable with this value, for tasks that ask for it. Repeatable.
-    #[arg(help_heading = GRANTED, id = "set_env", short = 'e', value_name = "NAME=VALUE", value_parser = name_and_value)]
+    #[arg(help_heading = GRANTED, id = "set_env", short = 'e', value_name = "NAME=VALUE", value_parser = pair)]
     env: Vec<(String, String)>,
     /// The most memory of an attempt, such as `512MiB`.
     #[arg(help_heading = LIMITED, long, value_name = "SIZE")]
@@ -50,13 +51,6 @@ pub(crate) struct Flags {
     /// Attempts at one time, over all runs; the number of cores unless given.
     #[arg(help_heading = LIMITED, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     parallel: Option<u32>,
-}
-
-fn name_and_value(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("expected NAME=VALUE".to_owned()),
-    }
 }
 
 impl Flags {
@@ -80,8 +74,12 @@ impl Flags {
     }
 
     fn variables(&self, set: &[String]) -> Done<BTreeMap<String, String>> {
-        let mut variables = BTreeMap::new();
+        let mut variables: BTreeMap<_, _> = self.env.iter().cloned().collect();
         for name in set.iter().chain(&self.allow_env) {
+            // A value that is given needs none here, and is stronger.
+            if variables.contains_key(name) {
+                continue;
+            }
             let Some(value) = variable(name) else {
                 let what =
                     format!("the variable `{name}` is allowed to flows, but is not set here");
@@ -89,14 +87,11 @@ impl Flags {
             };
             variables.insert(name.clone(), value);
         }
-        variables.extend(self.env.iter().cloned());
         Ok(variables)
     }
 
     fn secrets(&self, set: &[String], call: &Call) -> Done<Secrets> {
-        let kept = call.config.home.secrets().map_err(|error| {
-            anyhow::Error::new(error).context("cannot read the secrets of this home")
-        })?;
+        let kept = call.config.home.secrets()?;
         let names: Vec<_> = set.iter().chain(&self.allow_secret).cloned().collect();
         if let Some(name) = names.iter().find(|name| !kept.contains_key(*name)) {
             let what = format!("the secret `{name}` is allowed to flows, but is not kept here");
@@ -136,5 +131,26 @@ impl Flags {
         let set = self.parallel.or(call.config.settings.agent.parallel);
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         set.map_or_else(cores, |number| number.max(1) as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_that_is_given_need_not_be_set_here() {
+        let name = "WAFT_TEST_NOT_SET_ANYWHERE".to_owned();
+        let mut flags = Flags {
+            allow_env: vec![name.clone()],
+            env: vec![(name.clone(), "C".to_owned())],
+            ..Flags::default()
+        };
+        let given = flags.variables(std::slice::from_ref(&name)).unwrap();
+        assert_eq!(given, BTreeMap::from([(name, "C".to_owned())]));
+        flags.env.clear();
+        let failure = flags.variables(&[]).unwrap_err();
+        assert_eq!(failure.code(), 1);
+        assert!(failure.hint.unwrap().starts_with("-e WAFT_TEST_NOT_SET"));
     }
 }

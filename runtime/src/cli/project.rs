@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::Call;
+use super::argument::name;
 use super::failure::Done;
 use super::reach::{Reach, pages};
 use super::words;
@@ -23,6 +24,7 @@ enum Verb {
     #[command(after_help = "Example:\n  waft project create demo")]
     Create {
         /// Its name: letters, digits, `-`, `_` and `.`.
+        #[arg(value_parser = name)]
         name: String,
         /// What it is for.
         #[arg(long, default_value = "")]

@@ -29,9 +29,7 @@ impl Reach {
     ///
     /// Fails if no server is known, or on a text that is no address.
     pub(crate) fn client(&self, call: &Call) -> Done<Client> {
-        let kept = call.config.home.credentials().map_err(|error| {
-            anyhow::Error::new(error).context("cannot read the credentials of this home")
-        })?;
+        let kept = call.config.home.credentials()?;
         let set = &call.config.settings.server;
         let url = self.server.clone().or_else(|| set.url.clone());
         let token = self.token.clone().or_else(|| set.token.clone());

@@ -49,7 +49,9 @@ pub(crate) struct ShownTask {
 pub(crate) struct Receipt {
     /// The flow's name.
     pub(crate) flow: String,
-    /// The run's id.
+    /// The run's id, as every object that is shown has one.
+    pub(crate) id: String,
+    /// The same, under the name by which other objects speak of it.
     pub(crate) flow_run_id: String,
     /// How it ended.
     pub(crate) state: State,
@@ -208,6 +210,7 @@ mod tests {
     fn a_large_number_keeps_its_digits_inside_a_receipt() {
         let receipt = Receipt {
             flow: "f".to_owned(),
+            id: String::new(),
             flow_run_id: String::new(),
             state: State::Success,
             message: String::new(),

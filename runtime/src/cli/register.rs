@@ -8,15 +8,14 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use super::Call;
+use super::argument::{label, name};
 use super::component::{Component, Which, sandbox};
 use super::failure::{Done, Failure};
 use super::flow::newest_version;
-use super::flow_run::label;
 use super::reach::Reach;
-use super::words;
+use super::{agent, words};
 use crate::client::Client;
 use crate::config::hostname;
-use crate::model::flow::is_name;
 use crate::model::label::Labels;
 use crate::storage::{Root, Storage};
 use crate::wire::{Location, Registered, Registration};
@@ -35,7 +34,7 @@ pub(super) struct Args {
     #[command(flatten)]
     which: Which,
     /// The project.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = name)]
     project: String,
     /// Where the component goes; `[flows.defaults.storage]`, else a folder of this home.
     #[arg(long, value_name = "ROOT")]
@@ -49,6 +48,10 @@ pub(super) struct Args {
     /// Lets the schedule of the flow rest until `waft flow resume`, also if it was registered before.
     #[arg(long)]
     paused: bool,
+    /// Then starts an agent here for this project, as `waft agent start` does: with these labels and
+    /// this storage, and with what config.toml allows.
+    #[arg(long)]
+    start_agent: bool,
     /// Answers the question about more grants beforehand.
     #[arg(long)]
     yes: bool,
@@ -57,12 +60,6 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, call: &Call) -> Done {
-    if !is_name(&args.project) {
-        let shown: String = args.project.escape_default().take(80).collect();
-        return Err(Failure::usage(format!(
-            "`{shown}` is not the name of a project"
-        )));
-    }
     let client = args.reach.client(call)?;
     let root = match &args.storage {
         Some(root) => root.clone(),
@@ -78,13 +75,22 @@ pub(super) fn run(args: Args, call: &Call) -> Done {
                 "this version of `{flow}` asks for more than the last: {}; register it?",
                 added.join(", ")
             );
-            if !call.output.ask(&question, args.yes)? {
-                return Err(Failure::could("nothing was registered"));
-            }
+            call.output
+                .ask(&question, args.yes, "nothing was registered")?;
         }
         let registered = put_and_post(&args, &client, &root, &component).await?;
-        tell(&args.project, &component, &root, &registered, call)
+        tell(&args.project, &component, &root, &registered, call)?;
+        match args.start_agent {
+            true => start_agent(args, client, root, call).await,
+            false => Ok(()),
+        }
     })
+}
+
+/// Runs an agent that can take what was just registered, until it is interrupted.
+async fn start_agent(args: Args, client: Client, root: Root, call: &Call) -> Done {
+    let flags = agent::Flags::of_project(args.project, args.label, root);
+    agent::run_one(&flags, client, false, call).await
 }
 
 /// Reads the configured storage root.

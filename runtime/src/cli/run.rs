@@ -151,13 +151,7 @@ async fn carry_out(runner: &Runner, job: Job, story: &mut Story) -> Done<RunEnd>
     let (order, orders) = watch::channel(Order::Go);
     let (tell, mut told) = mpsc::channel(TOLD_MAX);
     let mut signals = Signals::new()?;
-    let interrupted = async {
-        signals.next().await;
-        order.send_replace(Order::Cancel);
-        signals.next().await;
-        order.send_replace(Order::Abandon);
-        std::future::pending::<()>().await;
-    };
+    let interrupted = twice_interrupted(async || signals.next().await, &order);
     let listen = async {
         while let Some(Told { at, what, settled }) = told.recv().await {
             story.hear(at, what);
@@ -169,11 +163,20 @@ async fn carry_out(runner: &Runner, job: Job, story: &mut Story) -> Done<RunEnd>
     };
     let work = async { tokio::join!(runner.run(job, orders, tell), listen).0 };
     let end = tokio::select! {
-        end = work => end,
-        () = interrupted => return Err(Failure::could("interrupted")),
+        end = work => Ok(end),
+        () = interrupted => Err(Failure::could("interrupted; what was at work was left")),
     };
     story.tree.end();
-    Ok(end)
+    end
+}
+
+/// Cancels the run at the first interrupt and returns at the second one, whatever still goes on: a
+/// person who asks twice does not want to wait.
+async fn twice_interrupted(mut next: impl AsyncFnMut(), order: &watch::Sender<Order>) {
+    next().await;
+    order.send_replace(Order::Cancel);
+    next().await;
+    order.send_replace(Order::Abandon);
 }
 
 /// What has happened so far.
@@ -305,6 +308,7 @@ fn tell_end(
     if call.output.is_json() {
         call.output.json(&Receipt {
             flow: flow.clone(),
+            id: id.to_string(),
             flow_run_id: id.to_string(),
             state,
             message: end.moved.message.clone(),
@@ -335,4 +339,30 @@ fn tell_end(
             denials => failure.or_hint(denials.join("; ")),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_first_interrupt_cancels_and_the_second_leaves_at_once() {
+        let (order, orders) = watch::channel(Order::Go);
+        let mut count = 0;
+        let first = async || {
+            count += 1;
+            if count > 1 {
+                std::future::pending::<()>().await;
+            }
+        };
+        assert_eq!(twice_interrupted(first, &order).now_or_never(), None);
+        assert!(matches!(*orders.borrow(), Order::Cancel));
+        assert_eq!(
+            twice_interrupted(async || {}, &order).now_or_never(),
+            Some(())
+        );
+        assert!(matches!(*orders.borrow(), Order::Abandon));
+    }
 }

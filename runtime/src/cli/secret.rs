@@ -41,34 +41,35 @@ struct Named<'a> {
 
 pub(super) fn run(verb: Verb, call: &Call) -> Done {
     let home = &call.config.home;
-    let mut secrets = home.secrets().map_err(|error| {
-        anyhow::Error::new(error).context("cannot read the secrets of this home")
-    })?;
     match verb {
         Verb::Set { name } => {
             if !is_name(&name) {
                 let what = format!("the secret name `{name}` is not allowed");
                 return Err(Failure::usage(what).or_hint("letters, digits, `-`, `_` and `.`"));
             }
-            secrets.insert(name.clone(), read_value(call, &name)?);
-            home.keep_secrets(&secrets)?;
+            // A person may take their time: the file is read and written only after that.
+            let value = read_value(call, &name)?;
+            home.change_secrets(|secrets| secrets.insert(name.clone(), value))?;
             call.output.note(format!("kept the secret `{name}`"));
             Ok(())
         }
         Verb::List if call.output.is_json() => {
+            let secrets = home.secrets()?;
             let names: Vec<_> = secrets.keys().map(|name| Named { name }).collect();
             call.output.json(&names)
         }
         Verb::List => {
-            let rows: Vec<_> = secrets.into_keys().map(|name| vec![name]).collect();
+            let rows: Vec<_> = home.secrets()?.into_keys().map(|name| vec![name]).collect();
             call.output.table(&["name"], &rows, "there are no secrets")
         }
         Verb::Delete { name } => {
-            if secrets.remove(&name).is_none() {
+            if home
+                .change_secrets(|secrets| secrets.remove(&name))?
+                .is_none()
+            {
                 let what = format!("there is no secret `{name}`");
                 return Err(Failure::could(what).or_hint("waft secret list"));
             }
-            home.keep_secrets(&secrets)?;
             call.output.note(format!("forgot the secret `{name}`"));
             Ok(())
         }

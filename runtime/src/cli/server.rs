@@ -10,15 +10,15 @@ use super::Call;
 use super::failure::{Done, Failure};
 use super::signals::Signals;
 use crate::client::Client;
-use crate::config::{Credentials, Millis};
+use crate::config::{Credentials, Millis, address};
 use crate::server::{self, Running, ServerSettings};
 use crate::wire::ListQuery;
 
 /// Where a server listens unless it is told otherwise.
-const LISTEN: SocketAddr =
+pub(super) const LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 4280);
 /// How long an agent may be silent unless it is said otherwise.
-const LEASE: Millis = Millis(30_000);
+pub(super) const LEASE: Millis = Millis(30_000);
 /// What a lease may last; less would be lost at every hiccup of the network.
 const LEASES: std::ops::RangeInclusive<u64> = 2_000..=600_000;
 
@@ -45,7 +45,7 @@ Address and token are left in this home, so that commands and agents of it need 
 #[group(skip)]
 pub(super) struct Flags {
     /// The address and port to listen on; 127.0.0.1:4280 unless given.
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = address)]
     listen: Option<SocketAddr>,
     /// A name by which browsers and agents call it, beside those of this machine. Repeatable.
     #[arg(long, value_name = "NAME")]

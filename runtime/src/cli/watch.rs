@@ -6,16 +6,19 @@ use std::time::Duration;
 use super::Call;
 use super::failure::{Done, Failure, Kind};
 use super::reach::pages;
-use super::receipt::{ShownResult, ShownTask, resolve};
+use super::receipt::{ShownResult, ShownTask, card_text, resolve};
 use super::tree::{Seen, Tree, log_line};
 use crate::client::Client;
+use crate::clock::Monotonic;
 use crate::model::id::FlowRunId;
-use crate::model::run::{TaskRun, TaskRunKey};
+use crate::model::run::{Card, TaskRun, TaskRunKey};
 use crate::model::state::State;
 use crate::wire::{FlowRun, ListQuery, LogQuery, WatchQuery};
 
 /// Between two looks at a run that moves all the time.
 const PAUSE: Duration = Duration::from_millis(150);
+/// Between two readings of all task runs, of which there may be thousands.
+const PAUSE_BETWEEN_TASKS: Duration = Duration::from_millis(500);
 /// How long one question to the server waits for news.
 const WAIT_SECONDS: u32 = 25;
 
@@ -54,16 +57,18 @@ async fn follow_tasks(client: &Client, id: FlowRunId, call: &Call) -> Done<FlowR
     let mut tree = Tree::new(&call.output, None);
     let mut known: HashMap<TaskRunKey, (State, u32)> = HashMap::new();
     let mut last: Option<FlowRun> = None;
+    let mut reading = Reading::default();
     loop {
+        let is_waiting = last.is_some() && !reading.is_behind;
         let query = WatchQuery {
             after: last.as_ref().map(|run| run.transition),
-            wait_seconds: if last.is_some() { WAIT_SECONDS } else { 0 },
+            wait_seconds: if is_waiting { WAIT_SECONDS } else { 0 },
         };
         let run = client.watch_flow_run(id, &query).await?;
-        if last
+        let has_moved = last
             .as_ref()
-            .is_none_or(|last| last.transition != run.transition)
-        {
+            .is_none_or(|last| last.transition != run.transition);
+        if reading.is_due(has_moved, run.state.is_over(), call.clock.monotonic()) {
             let mut tasks = task_runs(client, id).await?;
             // A mapped task is counted when it is over, so its elements come first.
             tasks.sort_by_key(|task| task.map_index.is_none());
@@ -87,6 +92,30 @@ async fn follow_tasks(client: &Client, id: FlowRunId, call: &Call) -> Done<FlowR
         }
         last = Some(run);
         call.clock.sleep(PAUSE).await;
+    }
+}
+
+/// When the task runs were read, and whether the run has moved since.
+#[derive(Default)]
+struct Reading {
+    last: Option<Monotonic>,
+    is_behind: bool,
+}
+
+impl Reading {
+    /// Tells whether to read them now, and then counts it as done: not more often than twice a
+    /// second while the run moves all the time, but never left out at the end.
+    fn is_due(&mut self, has_moved: bool, is_over: bool, now: Monotonic) -> bool {
+        self.is_behind |= has_moved;
+        let is_early = self
+            .last
+            .is_some_and(|last| now.since(last) < PAUSE_BETWEEN_TASKS);
+        if !self.is_behind || (is_early && !is_over) {
+            return false;
+        }
+        self.last = Some(now);
+        self.is_behind = false;
+        true
     }
 }
 
@@ -142,8 +171,12 @@ pub(super) async fn follow_logs(
     }
 }
 
-/// Makes the JSON object of a run: what the API says, its tasks, its result.
-pub(super) fn as_json(run: &FlowRun, tasks: Vec<ShownTask>) -> Done<impl serde::Serialize + use<>> {
+/// Makes the JSON object of a run: what the API says, its tasks, its result, its cards.
+pub(super) fn as_json(
+    run: &FlowRun,
+    tasks: Vec<ShownTask>,
+    cards: Vec<Card>,
+) -> Done<impl serde::Serialize + use<>> {
     #[derive(serde::Serialize)]
     struct Shown {
         #[serde(flatten)]
@@ -152,6 +185,7 @@ pub(super) fn as_json(run: &FlowRun, tasks: Vec<ShownTask>) -> Done<impl serde::
         #[serde(flatten)]
         result: ShownResult,
         tasks: Vec<ShownTask>,
+        cards: Vec<Card>,
     }
     let result = match &run.result {
         None => ShownResult::none(None),
@@ -171,22 +205,28 @@ pub(super) fn as_json(run: &FlowRun, tasks: Vec<ShownTask>) -> Done<impl serde::
         result_reference,
         result,
         tasks,
+        cards,
     })
 }
 
 async fn print_end(client: &Client, run: FlowRun, call: &Call) -> Done {
+    let cards = client.cards(run.id).await?.items;
     if call.output.is_json() {
         let tasks = task_runs(client, run.id)
             .await?
             .into_iter()
             .map(ShownTask::from);
-        call.output.json(&as_json(&run, tasks.collect())?)?;
-    } else if let Some(reference) = &run.result {
-        match resolve(reference) {
-            Ok(value) => call.output.bytes(&value.bytes)?,
-            Err(why) => call
+        call.output.json(&as_json(&run, tasks.collect(), cards)?)?;
+    } else {
+        cards
+            .iter()
+            .for_each(|card| call.output.note(card_text(card)));
+        match run.result.as_ref().map(resolve) {
+            Some(Ok(value)) => call.output.bytes(&value.bytes)?,
+            Some(Err(why)) => call
                 .output
                 .note(format!("the result is out of reach: {why}")),
+            None => {}
         }
     }
     verdict(&run.flow, run.state, &run.message, run.code.as_deref())
@@ -218,6 +258,22 @@ pub(super) fn verdict(flow: &str, state: State, message: &str, code: Option<&str
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn task_runs_are_read_twice_a_second_and_at_the_end() {
+        let (clock, hand) = crate::clock::Clock::test(jiff::Timestamp::UNIX_EPOCH);
+        let mut reading = Reading::default();
+        let mut is_due =
+            |has_moved: bool, is_over: bool| reading.is_due(has_moved, is_over, clock.monotonic());
+        assert!(is_due(true, false), "the first time");
+        assert!(!is_due(true, false), "at once again");
+        hand.pass(PAUSE_BETWEEN_TASKS);
+        assert!(is_due(false, false), "what was put off");
+        hand.pass(PAUSE_BETWEEN_TASKS);
+        assert!(!is_due(false, false), "nothing has moved");
+        assert!(is_due(true, false));
+        assert!(is_due(true, true), "the end");
+    }
 
     #[test]
     fn only_success_ends_well() {

@@ -80,7 +80,13 @@ impl Call {
 }
 
 /// Encodes one part of a path or of a query, `/` included.
+///
+/// `.` and `..` are places in a path however they are encoded, and no name is like that; with a space
+/// they are parts like any other, which the server refuses.
 pub(super) fn encoded(text: &str) -> String {
+    if matches!(text, "." | "..") {
+        return format!("{text}%20");
+    }
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
@@ -102,6 +108,14 @@ mod tests {
     fn a_path_part_cannot_leave_its_place() {
         assert_eq!(encoded("demo/a b?#%"), "demo%2Fa%20b%3F%23%25");
         assert_eq!(encoded("a-b_c.d~1"), "a-b_c.d~1");
+        for dots in [".", "..", "../..", "%2e%2e"] {
+            let path = format!("http://a/api/flows/{}/versions", encoded(dots));
+            let path = reqwest::Url::parse(&path).unwrap().path().to_owned();
+            assert!(
+                path.starts_with("/api/flows/") && path.ends_with("/versions"),
+                "{path}"
+            );
+        }
     }
 
     #[test]

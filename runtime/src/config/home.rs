@@ -1,7 +1,7 @@
 //! `WAFT_HOME`: where everything of one user lies, and what is private in it.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -19,6 +19,49 @@ pub struct Credentials {
     pub url: String,
     /// The token for it.
     pub token: String,
+}
+
+/// Says which file of a home is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum BadHome {
+    /// It cannot be read.
+    #[error("cannot read `{}`", file.display())]
+    Unreadable {
+        /// Which one.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It cannot be written.
+    #[error("cannot write `{}`", file.display())]
+    Unwritable {
+        /// Which one.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is not what this program wrote.
+    // What stands in the line is not quoted, as it may be secret.
+    #[error("`{}`, line {line}: expected NAME = \"TEXT\" and nothing else", file.display())]
+    Line {
+        /// Which one.
+        file: PathBuf,
+        /// Which line, from 1.
+        line: usize,
+        /// What to do.
+        hint: &'static str,
+    },
+}
+
+impl BadHome {
+    /// Says what to do.
+    #[must_use]
+    pub const fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Line { hint, .. } => Some(hint),
+            Self::Unreadable { .. } | Self::Unwritable { .. } => None,
+        }
+    }
 }
 
 impl Home {
@@ -83,8 +126,9 @@ impl Home {
     /// # Errors
     ///
     /// Fails if the file is there and cannot be read.
-    pub fn credentials(&self) -> io::Result<Option<Credentials>> {
-        read_toml(&self.credentials_file())
+    pub fn credentials(&self) -> Result<Option<Credentials>, BadHome> {
+        let hint = "waft up writes it anew; without it: --server URL --token TOKEN";
+        read_toml(self.credentials_file(), hint)
     }
 
     /// Leaves address and token of a server for the commands of this user.
@@ -101,17 +145,46 @@ impl Home {
     /// # Errors
     ///
     /// Fails if the file is there and cannot be read.
-    pub fn secrets(&self) -> io::Result<BTreeMap<String, String>> {
-        Ok(read_toml(&self.secrets_file())?.unwrap_or_default())
+    pub fn secrets(&self) -> Result<BTreeMap<String, String>, BadHome> {
+        let hint = "mend the line, or remove the file and set them again: waft secret set NAME";
+        Ok(read_toml(self.secrets_file(), hint)?.unwrap_or_default())
     }
 
-    /// Replaces the secrets.
+    /// Changes the secrets; who changes them at the same time waits, so that nobody's change is lost.
     ///
     /// # Errors
     ///
-    /// Fails if the file cannot be written; the old one is then as it was.
-    pub fn keep_secrets(&self, secrets: &BTreeMap<String, String>) -> io::Result<()> {
-        self.write_private(&self.secrets_file(), &to_toml(secrets)?)
+    /// Fails if the file cannot be read or written; the old one is then as it was.
+    pub fn change_secrets<T>(
+        &self,
+        change: impl FnOnce(&mut BTreeMap<String, String>) -> T,
+    ) -> Result<T, BadHome> {
+        let file = self.secrets_file();
+        let unwritable = |source| BadHome::Unwritable {
+            file: file.clone(),
+            source,
+        };
+        // The file itself cannot be the lock, as it is replaced.
+        let _lock = self.lock("secrets.lock").map_err(unwritable)?;
+        let before = self.secrets()?;
+        let mut secrets = before.clone();
+        let answer = change(&mut secrets);
+        if secrets != before {
+            to_toml(&secrets)
+                .and_then(|text| self.write_private(&file, &text))
+                .map_err(unwritable)?;
+        }
+        Ok(answer)
+    }
+
+    /// Waits for a lock, which is held until the answer is dropped.
+    fn lock(&self, name: &str) -> io::Result<File> {
+        self.make()?;
+        let mut options = File::options();
+        options.create(true).truncate(false).write(true);
+        let file = options.open(self.0.join(name))?;
+        file.lock()?;
+        Ok(file)
     }
 
     /// Writes a file that only this user may read, whole or not at all.
@@ -139,15 +212,22 @@ impl Home {
     }
 }
 
-fn read_toml<T: serde::de::DeserializeOwned>(file: &Path) -> io::Result<Option<T>> {
-    let text = match fs::read_to_string(file) {
+fn read_toml<T: serde::de::DeserializeOwned>(
+    file: PathBuf,
+    hint: &'static str,
+) -> Result<Option<T>, BadHome> {
+    let text = match fs::read_to_string(&file) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
+        Err(source) => return Err(BadHome::Unreadable { file, source }),
     };
-    // The parser would quote the line, and with it what is secret.
-    let hidden = |error: toml::de::Error| io::Error::other(error.message().to_owned());
-    toml::from_str(&text).map(Some).map_err(hidden)
+    toml::from_str(&text)
+        .map(Some)
+        .map_err(|error| BadHome::Line {
+            line: super::line_of(&text, error.span()),
+            file,
+            hint,
+        })
 }
 
 fn to_toml(value: &impl Serialize) -> io::Result<String> {
@@ -164,7 +244,8 @@ mod tests {
         let home = Home::new(folder.path().join("home"));
         assert!(home.secrets().unwrap().is_empty());
         let secrets = BTreeMap::from([("key".to_owned(), "a \"quoted\"\nvalue".to_owned())]);
-        home.keep_secrets(&secrets).unwrap();
+        home.change_secrets(|kept| kept.clone_from(&secrets))
+            .unwrap();
         assert_eq!(home.secrets().unwrap(), secrets);
         #[cfg(unix)]
         {
@@ -173,6 +254,42 @@ mod tests {
             assert_eq!(mode(&home.secrets_file()), 0o600);
             assert_eq!(mode(home.folder()), 0o700);
         }
+    }
+
+    #[test]
+    fn changes_at_the_same_time_are_all_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::new(folder.path().to_owned());
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let home = &home;
+                scope.spawn(move || {
+                    for nth in 0..20 {
+                        let name = format!("{thread}-{nth}");
+                        home.change_secrets(|secrets| secrets.insert(name, String::new()))
+                            .unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(home.secrets().unwrap().len(), 80);
+    }
+
+    #[test]
+    fn a_broken_file_is_named_with_its_line_and_without_what_is_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::new(folder.path().to_owned());
+        for broken in ["a = \"1\"\npin = 1234\n", "a = \"1\"\npin = 1234 ?\n"] {
+            fs::write(home.secrets_file(), broken).unwrap();
+            let error = home.secrets().unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains("secrets.toml`, line 2: "), "{text}");
+            assert!(!text.contains("1234"), "{text}");
+            assert!(error.hint().unwrap().contains("waft secret set NAME"));
+        }
+        fs::write(home.credentials_file(), "url = \"x\"").unwrap();
+        let text = home.credentials().unwrap_err().to_string();
+        assert!(text.contains("credentials.toml`, line 1: "), "{text}");
     }
 
     #[test]

@@ -28,9 +28,16 @@ const PATIENCE: &str = "300";
 
 /// Runs all commands of a transcript in order, and panics with every difference.
 pub(crate) fn check(file: &Path) {
+    check_with(file, &[]);
+}
+
+/// As [`check`], with variables that the commands see.
+pub(crate) fn check_with(file: &Path, variables: &[(&str, &str)]) {
     let text = fs::read_to_string(file)
         .unwrap_or_else(|error| panic!("reading {}: {error}", file.display()));
     let mut session = Session::new();
+    let own = |(name, value): &(&str, &str)| ((*name).to_string(), (*value).to_string());
+    session.variables.extend(variables.iter().map(own));
     let mut differences = String::new();
     let mut pieces = read(&text);
     for piece in &mut pieces {

@@ -2,12 +2,13 @@
 
 use jiff::Timestamp;
 
+use crate::cli::argument::{instant, label};
 use crate::cli::failure::Done;
 use crate::cli::parameters::Given;
 use crate::cli::{Call, flow, watch};
 use crate::client::Client;
 use crate::config::Millis;
-use crate::model::label::{Labels, checked};
+use crate::model::label::Labels;
 use crate::wire::NewFlowRun;
 
 /// Makes a run of a flow; prints its id.
@@ -26,7 +27,7 @@ pub(super) struct Args {
     #[command(flatten)]
     given: Given,
     /// When it is due, in RFC 3339 with a zone; now unless given.
-    #[arg(long, value_name = "INSTANT")]
+    #[arg(long, value_name = "INSTANT", value_parser = instant)]
     at: Option<Timestamp>,
     /// A label that the agent must offer, beside those of the flow. Repeatable.
     #[arg(long, value_parser = label)]
@@ -47,13 +48,6 @@ pub(super) struct Args {
     /// Shows its log lines; watches too.
     #[arg(long)]
     logs: bool,
-}
-
-/// Checks a label on a command line.
-pub(in crate::cli) fn label(text: &str) -> Result<String, String> {
-    checked(text)
-        .map(str::to_owned)
-        .map_err(|error| error.to_string())
 }
 
 pub(super) async fn run(client: &Client, args: Args, call: &Call) -> Done {

@@ -2,23 +2,28 @@
 
 use crate::cli::failure::Done;
 use crate::cli::reach::pages;
-use crate::cli::receipt::{ShownTask, resolve, task_table};
+use crate::cli::receipt::{ShownTask, card_text, resolve, task_table};
 use crate::cli::{Call, watch, words};
 use crate::client::Client;
+use crate::config::hostname;
 use crate::model::id::FlowRunId;
-use crate::wire::{FlowRun, ListQuery};
+use crate::wire::{AgentLack, FlowRun, ListQuery};
 
 pub(super) async fn run(client: &Client, id: FlowRunId, call: &Call) -> Done {
     let run = client.flow_run(id).await?;
     let tasks = watch::task_runs(client, id).await?;
     let tasks: Vec<_> = tasks.into_iter().map(ShownTask::from).collect();
+    let cards = client.cards(id).await?.items;
     if call.output.is_json() {
-        return call.output.json(&watch::as_json(&run, tasks)?);
+        return call.output.json(&watch::as_json(&run, tasks, cards)?);
     }
     about(&run)
         .iter()
         .try_for_each(|(name, what)| call.output.line(format_args!("{name:<11} {what}")))?;
-    task_table(&call.output, &tasks)
+    task_table(&call.output, &tasks)?;
+    cards
+        .iter()
+        .try_for_each(|card| call.output.line(card_text(card)))
 }
 
 fn about(run: &FlowRun) -> Vec<(&'static str, String)> {
@@ -85,7 +90,45 @@ pub(super) async fn explain(client: &Client, id: FlowRunId, call: &Call) -> Done
     explanation
         .hints
         .iter()
+        .map(|hint| with_free_name(hint, &hostname(), &explanation.agents))
         .try_for_each(|hint| call.output.line(format_args!("hint: {hint}")))
+}
+
+/// Adds a name to a line that starts an agent, where the name that it would take is taken.
+///
+/// The server cannot: it does not know on which machine the line is pasted.
+fn with_free_name(hint: &str, hostname: &str, agents: &[AgentLack]) -> String {
+    const START: &str = "waft agent start";
+    let is_taken = |name: &str| agents.iter().any(|agent| agent.agent == name);
+    if !hint.contains(START) || !is_taken(hostname) {
+        return hint.to_owned();
+    }
+    let number = (2..).find(|number| !is_taken(&format!("{hostname}-{number}")));
+    let named = format!("{START} --name {hostname}-{}", number.unwrap_or(2));
+    hint.replacen(START, &named, 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_to_start_an_agent_names_one_that_is_free() {
+        let agent = |name: &str| AgentLack {
+            agent: name.to_owned(),
+            is_polling: true,
+            free_slots: 1,
+            missing: Vec::new(),
+            words: Vec::new(),
+        };
+        let hint = "start one with it: waft agent start --label gpu";
+        let named = |agents: &[AgentLack]| with_free_name(hint, "nas", agents);
+        assert_eq!(named(&[agent("mira")]), hint);
+        assert_eq!(
+            named(&[agent("nas"), agent("nas-2")]),
+            "start one with it: waft agent start --name nas-3 --label gpu"
+        );
+    }
 }
 
 pub(super) async fn history(client: &Client, id: FlowRunId, call: &Call) -> Done {
