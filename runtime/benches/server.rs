@@ -259,6 +259,8 @@ fn task(event: Event) -> Happening {
         message: String::new(),
         code: None,
         attempts: 1,
+        failures: 0,
+        delay_ms: 0,
         loop_count: 0,
         usage: Usage::default(),
         result: None,

@@ -613,3 +613,67 @@ impl Definition {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn retries(backoff: Backoff) -> Retries {
+        Retries {
+            count: 1,
+            delay_ms: u64::MAX,
+            backoff,
+            delay_max_ms: Some(u64::MAX),
+            jitter_percent: u32::MAX,
+        }
+    }
+
+    #[test]
+    fn a_delay_never_overflows_and_is_a_day_at_most() {
+        for backoff in [Backoff::Constant, Backoff::Linear, Backoff::Exponential] {
+            for number in [0, 1, 100, u32::MAX] {
+                let delay_ms = retries(backoff).delay_ms(number, 1.0);
+                assert_eq!(delay_ms, 2 * DAY_MS, "{backoff:?} {number}");
+            }
+        }
+    }
+
+    fn definition(fields: serde_json::Value) -> Definition {
+        let mut whole = json!({"name": "f", "tasks": [{"name": "a", "body": {"function": "a"}, "skip_on_upstream_skip": true}]});
+        let object = whole.as_object_mut().unwrap();
+        object.extend(fields.as_object().unwrap().clone());
+        serde_json::from_value(whole).unwrap()
+    }
+
+    #[test]
+    fn a_delay_of_more_than_a_day_is_refused() {
+        let checked = |delay_max_ms: u64| {
+            let retries = json!({"count": 1, "delay_max_ms": delay_max_ms});
+            let task = json!({"name": "a", "body": {"function": "a"}, "skip_on_upstream_skip": true, "retries": retries});
+            definition(json!({"tasks": [task]})).check()
+        };
+        assert_eq!(checked(DAY_MS), Ok(()));
+        for delay_max_ms in [DAY_MS + 1, u64::MAX] {
+            let refused = checked(delay_max_ms).unwrap_err().to_string();
+            assert!(refused.ends_with("is more than a day"), "{refused}");
+        }
+    }
+
+    /// Half of these lose their last digit where a parser takes the short way.
+    #[test]
+    fn a_definition_has_the_same_hash_wherever_it_was_read() {
+        // From one half to one, in steps that need all seventeen digits.
+        let floats =
+            (0..1_000_u64).map(|n| f64::from_bits(0x3fe0_0000_0000_0001 + n * 0x10_4321_abcd));
+        for float in floats {
+            let parameter = json!({"name": "p", "schema": {"type": "number"}, "default": float});
+            let made = definition(json!({"parameters": [parameter]}));
+            let read: Definition =
+                serde_json::from_slice(&serde_json::to_vec(&made).unwrap()).unwrap();
+            assert_eq!(read.parameters[0].default, Some(json!(float)));
+            assert_eq!(read.hash(), made.hash(), "{float:?}");
+        }
+    }
+}

@@ -14,7 +14,6 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::clock::TestClock;
 use crate::model::artifact::Digest;
-use crate::model::run::Level;
 use crate::model::state::Event;
 use crate::sandbox::{self, Compiler};
 use crate::storage::Root;
@@ -138,7 +137,12 @@ impl Going {
             Happening::FlowRun(moved) => format!("run {}", moved.event),
             Happening::TaskRun(moved) => format!("{} {}", moved.task_run, moved.event),
             Happening::Log { lines } => {
-                assert!(lines.iter().all(|line| line.level >= Level::Debug));
+                assert!(!lines.is_empty());
+                assert!(
+                    lines
+                        .iter()
+                        .all(|line| line.task_run.is_some() && line.attempt > 0)
+                );
                 format!("{} lines", lines.len())
             }
             Happening::Card { card } => format!("card {}", card.title),

@@ -63,13 +63,8 @@ impl Inner {
     pub(super) async fn describe(&self, prepared: &Prepared) -> Result<Described, SandboxError> {
         let first = self.described_once(prepared).await?;
         let second = self.described_once(prepared).await?;
-        if first != second {
-            return Err(rejected(
-                "it describes itself differently each time; what a flow is must not depend on time, chance or its surroundings"
-                    .to_owned(),
-            ));
-        }
-        super::definition::described(first).map_err(rejected)
+        // Checking schemas and values takes up to a second.
+        super::compiler::blocking(move || checked(first, &second)).await?
     }
 
     async fn described_once(&self, prepared: &Prepared) -> Result<definition::Flow, SandboxError> {
@@ -117,6 +112,17 @@ impl Inner {
             other => SandboxError::Host(anyhow::anyhow!("describing ended as {other:?}")),
         })
     }
+}
+
+/// Turns what a flow said of itself, twice, into what it is.
+fn checked(first: definition::Flow, second: &definition::Flow) -> Result<Described, SandboxError> {
+    if first != *second {
+        return Err(rejected(
+            "it describes itself differently each time; what a flow is must not depend on time, chance or its surroundings"
+                .to_owned(),
+        ));
+    }
+    super::definition::described(first).map_err(rejected)
 }
 
 /// What a describing guest gets: nothing, the same each time.

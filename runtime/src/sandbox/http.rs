@@ -300,7 +300,7 @@ impl Door {
             let body = Answer {
                 incoming,
                 between,
-                silence: Box::pin(tokio::time::sleep(between)),
+                silence: None,
                 traffic,
                 _place: place,
             };
@@ -399,15 +399,16 @@ impl AsyncWrite for Metered {
 
 /// The body of a response: ends with an error after too long a silence, and keeps its connection's
 /// place until it is dropped.
-struct Answer {
-    incoming: hyper::body::Incoming,
+struct Answer<B = hyper::body::Incoming> {
+    incoming: B,
     between: Duration,
-    silence: Pin<Box<Sleep>>,
+    /// Runs from when the guest asked and got nothing: while it computes, nobody is silent.
+    silence: Option<Pin<Box<Sleep>>>,
     traffic: Arc<Traffic>,
     _place: OwnedSemaphorePermit,
 }
 
-impl Body for Answer {
+impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Answer<B> {
     type Data = Bytes;
     type Error = Error;
 
@@ -422,11 +423,16 @@ impl Body for Answer {
                 Poll::Ready(Some(Err(Error::HttpResponseBodySize(Some(most)))))
             }
             Poll::Ready(frame) => {
-                this.silence = Box::pin(tokio::time::sleep(this.between));
+                this.silence = None;
                 Poll::Ready(frame.map(|frame| frame.map_err(Error::Hyper)))
             }
             Poll::Pending => {
-                ready!(this.silence.as_mut().poll(cx));
+                let between = this.between;
+                let silence = this
+                    .silence
+                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(between)));
+                ready!(silence.as_mut().poll(cx));
+                this.silence = None;
                 Poll::Ready(Some(Err(Error::ConnectionReadTimeout)))
             }
         }
@@ -603,6 +609,54 @@ mod tests {
             matches!(refused, Err(Error::ConnectionLimitReached)),
             "{refused:?}"
         );
+    }
+
+    /// A body that answers each poll with the next of these, a chunk or nothing yet.
+    struct Steps(std::vec::IntoIter<bool>);
+
+    impl Body for Steps {
+        type Data = Bytes;
+        type Error = hyper::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+            match self.0.next() {
+                Some(true) => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"x"))))),
+                Some(false) => Poll::Pending,
+                None => Poll::Ready(None),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn silence_is_counted_only_while_the_guest_waits() {
+        let connections = Arc::new(Semaphore::new(1));
+        let mut answer = Answer {
+            incoming: Steps(vec![true, false, true, true, false, false].into_iter()),
+            between: Duration::from_millis(1),
+            silence: None,
+            traffic: Arc::clone(&door("a.org:1", &Limits::DEFAULT).0.traffic),
+            _place: connections.acquire_owned().await.unwrap(),
+        };
+        let poll = |answer: &mut Answer<Steps>| {
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let polled = Pin::new(&mut *answer)
+                .poll_frame(&mut cx)
+                .map(Option::unwrap);
+            (polled.map(|frame| frame.is_ok()), answer.silence.is_some())
+        };
+        // Read at once: however long the guest computes now, nobody is silent.
+        assert_eq!(poll(&mut answer), (Poll::Ready(true), false));
+        assert_eq!(poll(&mut answer), (Poll::Pending, true));
+        // It came while the guest did something else, and too late for a clock that went on.
+        answer.silence.as_mut().unwrap().as_mut().await;
+        assert_eq!(poll(&mut answer), (Poll::Ready(true), false));
+        assert_eq!(poll(&mut answer), (Poll::Ready(true), false));
+        assert_eq!(poll(&mut answer), (Poll::Pending, true));
+        answer.silence.as_mut().unwrap().as_mut().await;
+        assert!(matches!(answer.frame().await, Some(Err(_))));
     }
 
     #[tokio::test]

@@ -137,14 +137,7 @@ impl Storage {
         if let Some(path) = found {
             return Ok(path);
         }
-        let mut fetches = 0;
-        loop {
-            fetches += 1;
-            match self.fetch_once(key, digest, size, cache).await {
-                Err(StorageError::Damaged { .. }) if fetches < FETCHES => {}
-                answer => return answer,
-            }
-        }
+        repeated(|| self.fetch_once(key, digest, size, cache)).await
     }
 
     async fn fetch_once(
@@ -290,6 +283,20 @@ fn read_chunks(file: &Path, size: u64) -> std::io::Result<Vec<Bytes>> {
     Ok(chunks)
 }
 
+/// Fetches again what arrived damaged, so often and no more: the way here may have been at fault.
+async fn repeated<T, F: Future<Output = Result<T, StorageError>>>(
+    mut fetch: impl FnMut() -> F,
+) -> Result<T, StorageError> {
+    let mut fetches = 0;
+    loop {
+        fetches += 1;
+        match fetch().await {
+            Err(StorageError::Damaged { .. }) if fetches < FETCHES => {}
+            answer => return answer,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -384,6 +391,48 @@ mod tests {
             .unwrap()
             .collect();
         assert!(left.is_empty(), "{left:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_damaged_is_fetched_three_times_and_then_named() {
+        let house = House::new();
+        let key = house.put().await.unwrap();
+        let wrong = vec![0; house.bytes.len()];
+        std::fs::write(house.blob(), &wrong).unwrap();
+        let (digest, size) = (house.digest(), house.bytes.len() as u64);
+        let mut fetches = 0;
+        let fetched = repeated(|| {
+            fetches += 1;
+            house.storage.fetch_once(&key, digest, size, &house.cache)
+        });
+        let by_hand = fetched.await.unwrap_err();
+        assert_eq!(fetches, 3);
+        let refused = house.fetch().await.unwrap_err();
+        let (root, found) = (&house.storage.root, Digest::of(&wrong));
+        assert_eq!(
+            refused.to_string(),
+            format!("`{key}` in `{root}` is damaged: expected {digest}, found {found}")
+        );
+        assert_eq!(by_hand.to_string(), refused.to_string());
+
+        // Nor is it fetched again where that would not help, or once it is whole.
+        let mut fetches = 0;
+        std::fs::remove_file(house.blob()).unwrap();
+        let absent = repeated(|| {
+            fetches += 1;
+            house.storage.fetch_once(&key, digest, size, &house.cache)
+        });
+        absent.await.unwrap_err();
+        assert_eq!(fetches, 1);
+        let mut fetches = 0;
+        let mended = repeated(|| {
+            fetches += 1;
+            let bytes = if fetches == 2 { &house.bytes } else { &wrong };
+            std::fs::write(house.blob(), bytes).unwrap();
+            house.storage.fetch_once(&key, digest, size, &house.cache)
+        });
+        mended.await.unwrap();
+        assert_eq!(fetches, 2);
     }
 
     #[tokio::test]

@@ -325,6 +325,10 @@ mod tests {
             codes.extend(changed[..4].iter().map(|key| cache.code(key)));
             if pairs.is_empty() {
                 codes.push(cache.code(&changed[4]));
+                for map_index in [0, 1, 256] {
+                    changed[4].by = CacheBy::Named("k", Some(map_index));
+                    codes.push(cache.code(&changed[4]));
+                }
             }
         }
         let count = codes.len();

@@ -108,29 +108,6 @@ fn with_free_name(hint: &str, hostname: &str, agents: &[AgentLack]) -> String {
     hint.replacen(START, &named, 1)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_hint_to_start_an_agent_names_one_that_is_free() {
-        let agent = |name: &str| AgentLack {
-            agent: name.to_owned(),
-            is_polling: true,
-            free_slots: 1,
-            missing: Vec::new(),
-            words: Vec::new(),
-        };
-        let hint = "start one with it: waft agent start --label gpu";
-        let named = |agents: &[AgentLack]| with_free_name(hint, "nas", agents);
-        assert_eq!(named(&[agent("mira")]), hint);
-        assert_eq!(
-            named(&[agent("nas"), agent("nas-2")]),
-            "start one with it: waft agent start --name nas-3 --label gpu"
-        );
-    }
-}
-
 pub(super) async fn history(client: &Client, id: FlowRunId, call: &Call) -> Done {
     let list = async |query: &ListQuery| client.history(id, query).await;
     let (transitions, _) = pages(ListQuery::default(), usize::MAX, list).await?;
@@ -155,4 +132,27 @@ pub(super) async fn history(client: &Client, id: FlowRunId, call: &Call) -> Done
         &rows,
         "nothing has happened",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_to_start_an_agent_names_one_that_is_free() {
+        let agent = |name: &str| AgentLack {
+            agent: name.to_owned(),
+            is_polling: true,
+            free_slots: 1,
+            missing: Vec::new(),
+            words: Vec::new(),
+        };
+        let hint = "start one with it: waft agent start --label gpu";
+        let named = |agents: &[AgentLack]| with_free_name(hint, "nas", agents);
+        assert_eq!(named(&[agent("mira")]), hint);
+        assert_eq!(
+            named(&[agent("nas"), agent("nas-2")]),
+            "start one with it: waft agent start --name nas-3 --label gpu"
+        );
+    }
 }

@@ -24,6 +24,8 @@ const COMPILE: &str = "__compile";
 const EXIT_FORMAT: u8 = 10;
 const EXIT_COMPILE: u8 = 11;
 const EXIT_HOST: u8 = 12;
+/// How a program of Rust ends that panics: the compiler met what it has no answer to.
+const EXIT_PANIC: u8 = 101;
 /// Real time over CPU time, for machines with more to do.
 const WALL_PER_CPU: u64 = 4;
 /// Bytes of what the child says that are kept.
@@ -175,6 +177,9 @@ fn judge(status: ExitStatus, said: &[u8], ceiling: Ceiling) -> Result<(), Failur
     match status.code() {
         Some(code) if code == i32::from(EXIT_FORMAT) => Err(Refusal::format(said).into()),
         Some(code) if code == i32::from(EXIT_COMPILE) => Err(Refusal::compile(said).into()),
+        Some(code) if code == i32::from(EXIT_PANIC) => {
+            Err(Refusal::compile(format!("the compiler gave up on it: {said}")).into())
+        }
         Some(code) => Err(Failure::Host(anyhow::anyhow!(
             "the compiler ended with exit code {code}: {said}"
         ))),
@@ -246,6 +251,10 @@ mod tests {
             (
                 exit(EXIT_HOST),
                 "host: the compiler ended with exit code 12: no",
+            ),
+            (
+                exit(EXIT_PANIC),
+                "rejected.compile: the compiler gave up on it: no",
             ),
             (
                 libc::SIGXCPU,

@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use super::{Budget, Refusal};
+use super::{Budget, Failure, Refusal};
 use crate::clock::Clock;
 use crate::model::artifact::Digest;
 use crate::sandbox::{engine as engines, grant};
@@ -88,28 +88,43 @@ impl CodeCache {
     }
 
     /// Loads the code of an artifact; nothing if there is none that can be trusted.
-    pub(super) fn load(&self, digest: Digest, engine: &Engine) -> Option<Component> {
+    ///
+    /// Fails for code that can be trusted and that the engine does not take: it would not take it
+    /// either if it were compiled again, so it stays where it is.
+    pub(super) fn load(
+        &self,
+        digest: Digest,
+        engine: &Engine,
+    ) -> Result<Option<Component>, Failure> {
         let name = self.name(digest, "cwasm");
         // Absent is the usual case.
-        self.dir.symlink_metadata(&name).ok()?;
-        let loaded = self.check(digest).and_then(|()| {
-            // SAFETY: the bytes were written by `keep` of this program for this very engine (the
-            // name holds the hash of version, settings and CPU), lie in a folder that only this
-            // user can write to, are no link, and have the sha256 that was written with them.
-            #[expect(unsafe_code, reason = "loading checked code is what this file is for")]
-            let component = unsafe { Component::deserialize_file(engine, self.path.join(&name)) };
-            component.map_err(|error| engines::trouble(&error))
-        });
-        match loaded {
-            Ok(component) => Some(component),
-            Err(why) => {
-                tracing::warn!("compiled code of {digest} is made anew: {why:#}");
-                for kind in ["cwasm", "sha256"] {
-                    let _ = self.dir.remove_file(self.name(digest, kind));
-                }
-                None
-            }
+        if self.dir.symlink_metadata(&name).is_err() {
+            return Ok(None);
         }
+        if let Err(why) = self.check(digest) {
+            tracing::warn!("compiled code of {digest} is made anew: {why:#}");
+            for kind in ["cwasm", "sha256"] {
+                let _ = self.dir.remove_file(self.name(digest, kind));
+            }
+            return Ok(None);
+        }
+        // SAFETY: the bytes were written by `keep` of this program for this very engine (the
+        // name holds the hash of version, settings and CPU), lie in a folder that only this
+        // user can write to, are no link, and have the sha256 that was written with them.
+        #[expect(unsafe_code, reason = "loading checked code is what this file is for")]
+        let component = unsafe { Component::deserialize_file(engine, self.path.join(&name)) };
+        component.map(Some).map_err(|error| {
+            let is_ours = error
+                .chain()
+                .any(<dyn std::error::Error>::is::<std::io::Error>);
+            let error = engines::trouble(&error);
+            match is_ours {
+                true => Failure::Host(error.context("loading compiled code")),
+                false => {
+                    Refusal::budget(format!("it needs more than this agent has: {error:#}")).into()
+                }
+            }
+        })
     }
 
     fn check(&self, digest: Digest) -> anyhow::Result<()> {
@@ -139,11 +154,12 @@ impl CodeCache {
         };
         self.dir.create(&beside.name)?;
         beside.write(sum.as_bytes())?;
-        // A reader in between finds a checksum that does not fit, and compiles.
-        let cwasm = self.name(digest, "cwasm");
-        self.dir.rename(&draft.name, &self.dir, &cwasm)?;
+        // The code comes last: a reader in between finds none and compiles. Code without its
+        // checksum it would take for damaged, and throw away what was just made.
         let sha = self.name(digest, "sha256");
         self.dir.rename(&beside.name, &self.dir, &sha)?;
+        let cwasm = self.name(digest, "cwasm");
+        self.dir.rename(&draft.name, &self.dir, &cwasm)?;
         Ok(())
     }
 
@@ -248,6 +264,8 @@ fn sha256(file: &mut cap_std::fs::File) -> std::io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU8, Ordering};
+
     use super::*;
     use crate::clock::TestClock;
     use crate::sandbox::engine;
@@ -290,7 +308,7 @@ mod tests {
         }
 
         fn is_loaded(&self) -> bool {
-            self.cache.load(DIGEST, &self.engine).is_some()
+            self.cache.load(DIGEST, &self.engine).unwrap().is_some()
         }
     }
 
@@ -301,6 +319,72 @@ mod tests {
         fixture.fill();
         assert!(fixture.is_loaded());
         assert_eq!(fixture.cache.dir.entries().unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_reader_never_throws_away_what_is_just_being_kept() {
+        let Fixture {
+            engine,
+            cache,
+            folder: _folder,
+            ..
+        } = fixture();
+        let bytes = wat::parse_str("(component)").unwrap();
+        let code = engine.precompile_component(&bytes).unwrap();
+        let round = AtomicU8::new(0);
+        let digest = |round| Digest::from_bytes([round; 32]);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                loop {
+                    let now = round.load(Ordering::Acquire);
+                    if now == u8::MAX {
+                        return;
+                    }
+                    cache.load(digest(now), &engine).unwrap();
+                }
+            });
+            for now in 0..u8::MAX {
+                round.store(now, Ordering::Release);
+                let draft = cache.draft(digest(now)).unwrap();
+                draft.write(&code).unwrap();
+                cache.keep(digest(now), draft).unwrap();
+                let is_loaded = cache.load(digest(now), &engine).unwrap().is_some();
+                if !is_loaded {
+                    round.store(u8::MAX, Ordering::Release);
+                }
+                assert!(is_loaded, "round {now}");
+            }
+            round.store(u8::MAX, Ordering::Release);
+        });
+    }
+
+    #[test]
+    fn code_compiled_without_a_pool_runs_in_one() {
+        let text = r#"(component
+            (core module $m (func (export "run") (result i32) (i32.const 7)))
+            (core instance $i (instantiate $m))
+            (func (export "run") (result u32) (canon lift (core func $i "run"))))"#;
+        let bytes = wat::parse_str(text).unwrap();
+        let code = engine::on_demand()
+            .unwrap()
+            .precompile_component(&bytes)
+            .unwrap();
+        let pooled = engine::pooled(2).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let cache =
+            CodeCache::open(&folder.path().join("code"), &pooled, Clock::default()).unwrap();
+        let draft = cache.draft(DIGEST).unwrap();
+        draft.write(&code).unwrap();
+        cache.keep(DIGEST, draft).unwrap();
+        let component = cache.load(DIGEST, &pooled).unwrap().unwrap();
+        let mut store = wasmtime::Store::new(&pooled, ());
+        store.set_epoch_deadline(1_000_000);
+        let linker = wasmtime::component::Linker::new(&pooled);
+        let instance = linker.instantiate(&mut store, &component).unwrap();
+        let run = instance
+            .get_typed_func::<(), (u32,)>(&mut store, "run")
+            .unwrap();
+        assert_eq!(run.call(&mut store, ()).unwrap(), (7,));
     }
 
     #[test]

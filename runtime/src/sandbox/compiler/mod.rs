@@ -200,7 +200,7 @@ impl Workshop {
 
     async fn load(&self, digest: Digest) -> Result<Option<Component>, SandboxError> {
         let (cache, engine) = (Arc::clone(&self.cache), self.engine.clone());
-        blocking(move || cache.load(digest, &engine)).await
+        Ok(blocking(move || cache.load(digest, &engine)).await??)
     }
 
     async fn compile(&self, digest: Digest, artifact: &Path) -> Result<(), Failure> {
@@ -235,7 +235,7 @@ fn into_host(error: SandboxError) -> Failure {
 }
 
 /// Runs what blocks or computes for long off the threads that serve everybody.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, SandboxError> {
     tokio::task::spawn_blocking(work)
