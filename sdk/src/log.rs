@@ -7,6 +7,7 @@ pub use crate::__log_debug as debug;
 pub use crate::__log_error as error;
 pub use crate::__log_info as info;
 pub use crate::__log_warning as warning;
+pub use crate::__log_warning as warn;
 pub use crate::bindings::waft::flow::log::Level;
 
 /// Adds one line to the log of the run.

@@ -23,11 +23,12 @@ pub mod session;
 mod turn;
 mod waiting;
 
+use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use axum::Router;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
@@ -69,6 +70,7 @@ pub struct Running {
     pub app: App,
     listening: tokio::task::JoinHandle<()>,
     duties: Vec<tokio::task::JoinHandle<()>>,
+    _lock: File,
 }
 
 impl std::fmt::Debug for Running {
@@ -111,6 +113,7 @@ pub async fn start(settings: ServerSettings) -> anyhow::Result<Running> {
         .await
         .with_context(|| format!("cannot listen on {}", settings.listen))?;
     let addr = listener.local_addr().context("the port has no address")?;
+    let lock = lock(&settings.db)?;
     let (app, first_token) = open(&settings).await?;
     let router = router(&app);
     let closing = app.closing.subscribe();
@@ -123,7 +126,34 @@ pub async fn start(settings: ServerSettings) -> anyhow::Result<Running> {
         app,
         listening,
         duties,
+        _lock: lock,
     })
+}
+
+/// Takes a database for one server. The lock is the system's, on a file beside it that stays: it is free
+/// again however its holder ended.
+fn lock(db: &Path) -> anyhow::Result<File> {
+    let path = db.with_added_extension("lock");
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make the folder `{}`", folder.display()))?;
+    }
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot open the lock `{}`", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!(
+            "another server has the database `{}`: stop it, or give this one a WAFT_HOME of its own",
+            db.display()
+        ),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock `{}`", path.display()))
+        }
+    }
 }
 
 /// Opens a server without a port and without duties: what [`start`] begins with, and a test has in

@@ -103,6 +103,26 @@ async fn a_token_is_made_beside_a_server_that_is_up() {
 }
 
 #[tokio::test]
+async fn a_database_has_one_server_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = server::start(settings(&folder)).await.unwrap();
+    let refused = server::start(settings(&folder))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.starts_with("another server has the database"),
+        "{refused}"
+    );
+    first.shutdown().await;
+    server::start(settings(&folder))
+        .await
+        .unwrap()
+        .shutdown()
+        .await;
+}
+
+#[tokio::test]
 async fn a_file_that_is_no_database_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notes.txt");
