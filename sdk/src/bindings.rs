@@ -29,11 +29,50 @@ wit_bindgen::generate!({
     path: "wit",
     world: "waft:sdk/sdk",
     generate_all,
-    pub_export_macro: true,
+    export_macro_name: "generated_export",
     runtime_path: "::waft_sdk::bindings::rt",
-    default_bindings_module: "::waft_sdk::bindings",
     additional_derives: [PartialEq],
     additional_derives_ignore: ["error", "stream-error"],
 });
 
 pub use wit_bindgen::rt;
+
+/// Makes a type that implements both `Guest` traits the component of this crate.
+///
+/// The generated macro would export functions as well that free what a call answered: 2 KB of every flow,
+/// for an instance that is dropped after its one call.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export {
+    ($component:ty) => {
+        const _: () = {
+            use $crate::bindings::exports::waft::flow::{definition, tasks};
+
+            #[unsafe(export_name = "waft:flow/definition@0.1.0#describe")]
+            extern "C" fn describe() -> *mut u8 {
+                // SAFETY: the host calls it as the contract says.
+                unsafe { definition::_export_describe_cabi::<$component>() }
+            }
+
+            #[unsafe(export_name = "waft:flow/tasks@0.1.0#run")]
+            unsafe extern "C" fn run(
+                function: *mut u8,
+                function_length: usize,
+                inputs: *mut u8,
+                inputs_length: usize,
+            ) -> *mut u8 {
+                // SAFETY: the host passes what it allocated with `cabi_realloc` for this call.
+                unsafe {
+                    tasks::_export_run_cabi::<$component>(
+                        function,
+                        function_length,
+                        inputs,
+                        inputs_length,
+                    )
+                }
+            }
+        };
+    };
+}
+
+pub use __export as export;

@@ -30,6 +30,9 @@
 //! What lies where: [`task`] and [`flow`] say what their attributes take; `node` and `branch` hold what
 //! a flow function is written with; [`log`], [`run`], [`secrets`], [`cards`] and [`http`] are what a task
 //! body may ask of its host.
+//!
+//! The feature `allocator`, on by default, gives the component a small allocator (talc) in place of libc's.
+//! A flow that brings a `#[global_allocator]` of its own leaves it out with `default-features = false`.
 
 extern crate self as waft_sdk;
 
@@ -38,6 +41,8 @@ mod branch;
 pub mod cards;
 mod export;
 mod graph;
+#[cfg(all(target_family = "wasm", feature = "allocator"))]
+mod heap;
 pub mod http;
 mod json;
 pub mod log;

@@ -44,7 +44,7 @@ macro_rules! liar {
             }
         }
         type Component = $crate::Raw<Guest>;
-        waft_sdk::bindings::export!(Component with_types_in waft_sdk::bindings);
+        waft_sdk::bindings::export!(Component);
     };
 }
 

@@ -122,3 +122,15 @@ fn what_a_task_says_and_shows_arrives() {
     let kinds: Vec<_> = cards.iter().map(|card| &card["content"]["kind"]).collect();
     assert_eq!(kinds, ["table", "link", "markdown", "progress"]);
 }
+
+/// Rust and libc share one heap, under libc's names.
+#[test]
+fn memory_keeps_what_was_written_to_it() {
+    let home = tempfile::tempdir().unwrap();
+    let ran = run(home.path(), "heap", &["--param", "steps=40000"]);
+    assert_eq!(ran.object["state"], "Success", "{}", ran.talk);
+    let most = ran.object["result"].as_u64().unwrap();
+    let peak = &ran.object["tasks"][0]["usage"]["memory_peak_bytes"];
+    let peak = peak.as_u64().unwrap();
+    assert!(peak < 2 * most + (2 << 20), "{peak} bytes for {most}");
+}

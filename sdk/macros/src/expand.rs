@@ -304,7 +304,7 @@ pub(crate) fn flow(checked: &Flow) -> TokenStream {
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             type WaftComponent = ::waft_sdk::__private::Component<#ident>;
-            ::waft_sdk::bindings::export!(WaftComponent with_types_in ::waft_sdk::bindings);
+            ::waft_sdk::bindings::export!(WaftComponent);
         };
     }
 }
