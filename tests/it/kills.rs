@@ -13,7 +13,7 @@ use serde_json::json;
 use waft::model::id::FlowRunId;
 use waft::model::state::State;
 
-use crate::kit::program::{Processes, lines, lines_of};
+use crate::kit::program::{Processes, line_with, lines, lines_of};
 use crate::kit::witness::Witness;
 use crate::kit::world::{LEASE, World};
 
@@ -115,6 +115,28 @@ async fn kill_9_of_the_server_in_mid_run() {
     assert_eq!(ended.claims, 1, "the agent kept its run");
     assert_steps(&lines_of(&world.out_log()), 0);
     assert_in_order(&world).await;
+    assert_eq!(mira.terminate().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_watches_a_run_outlasts_a_restart_of_the_server() {
+    let mut world = Processes::start(SHORT_LEASE).await;
+    world.register("sides").await;
+    let mira = world.agent("mira");
+    let run = world.run("sides", json!({"millis": 400})).await;
+    let id = run.to_string();
+    let (watcher, said) = world.says(["flow-run", "watch", "--logs", &id]);
+    line_with(&said, "Running").await;
+
+    world.kill_server();
+    line_with(&said, "asking until it is back").await;
+    world.start_server().await;
+
+    assert_eq!(watcher.ends().await, Some(0));
+    let said = lines_of(&said);
+    let count = |words| said.iter().filter(|line| line.contains(words)).count();
+    assert_eq!(count("asking until it is back"), 1, "{said:#?}");
+    assert_eq!(count("the server is back"), 1, "{said:#?}");
     assert_eq!(mira.terminate().await, Some(0));
 }
 

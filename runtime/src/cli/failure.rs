@@ -96,6 +96,13 @@ impl Failure {
         self.error.downcast_ref::<ClientError>()?.code()
     }
 
+    /// Tells whether the same call to the server may go well a moment later.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        let error = self.error.downcast_ref::<ClientError>();
+        error.is_some_and(ClientError::is_passing)
+    }
+
     /// Returns the exit code that scripts rely on.
     #[must_use]
     pub const fn code(&self) -> u8 {

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use super::Call;
 use super::argument::{count, state};
 use super::failure::Done;
+use super::outage::Outage;
 use super::reach::{Reach, note_cut, pages};
 use super::tree::log_line;
 use super::{watch, words};
@@ -161,7 +162,8 @@ pub(super) async fn print_list(client: &Client, args: ListArgs, call: &Call) -> 
 async fn logs(client: &Client, id: FlowRunId, follows: bool, call: &Call) -> Done {
     let out = &call.output;
     if follows {
-        return watch::follow_logs(client, id, call, |line| match out.is_json() {
+        let outage = Outage::new(out, &call.clock);
+        return watch::follow_logs(client, id, &outage, call, |line| match out.is_json() {
             true => out.json_line(line),
             false => out.line(log_line(line)),
         })

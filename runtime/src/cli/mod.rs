@@ -8,6 +8,7 @@ mod argument;
 mod command;
 mod component;
 mod failure;
+mod outage;
 mod output;
 mod parameters;
 mod power;

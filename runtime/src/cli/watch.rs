@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Call;
 use super::failure::{Done, Failure, Kind};
+use super::outage::Outage;
 use super::reach::pages;
 use super::receipt::{ShownResult, ShownTask, card_text, resolve};
 use super::tree::{Seen, Tree, log_line};
@@ -24,15 +25,18 @@ const WAIT_SECONDS: u32 = 25;
 
 /// Shows a run live until it is over, prints what came out, and fails if it did not succeed.
 ///
+/// A server that goes away in between is waited for: the run goes on without it.
+///
 /// # Errors
 ///
 /// Exit code 3 if the run did not succeed. An interrupt ends the watching, not the run.
 pub(super) async fn follow(client: &Client, id: FlowRunId, shows_logs: bool, call: &Call) -> Done {
+    let outage = Outage::new(&call.output, &call.clock);
     let watching = async {
         let logs = async {
             match shows_logs {
                 true => {
-                    follow_logs(client, id, call, |line| {
+                    follow_logs(client, id, &outage, call, |line| {
                         call.output.note(log_line(line));
                         Ok(())
                     })
@@ -41,19 +45,33 @@ pub(super) async fn follow(client: &Client, id: FlowRunId, shows_logs: bool, cal
                 false => Ok(()),
             }
         };
-        tokio::try_join!(follow_tasks(client, id, call), logs)
+        tokio::try_join!(follow_tasks(client, id, &outage, call), logs)
     };
-    let run = tokio::select! {
-        result = watching => result?.0,
+    let ending = async {
+        let (run, ()) = watching.await?;
+        let cards = outage.outlast(async || client.cards(run.id).await).await?;
+        let tasks = match call.output.is_json() {
+            true => outage.outlast(async || task_runs(client, id).await).await?,
+            false => Vec::new(),
+        };
+        Ok::<_, Failure>((run, tasks, cards.items))
+    };
+    let (run, tasks, cards) = tokio::select! {
+        result = ending => result?,
         _ = tokio::signal::ctrl_c() => {
             return Err(Failure::could("stopped watching; the run goes on")
                 .or_hint(format!("waft flow-run cancel {id}")));
         }
     };
-    print_end(client, run, call).await
+    print_end(run, tasks, cards, call)
 }
 
-async fn follow_tasks(client: &Client, id: FlowRunId, call: &Call) -> Done<FlowRun> {
+async fn follow_tasks(
+    client: &Client,
+    id: FlowRunId,
+    outage: &Outage<'_>,
+    call: &Call,
+) -> Done<FlowRun> {
     let mut tree = Tree::new(&call.output, None);
     let mut known: HashMap<TaskRunKey, (State, u32)> = HashMap::new();
     let mut last: Option<FlowRun> = None;
@@ -64,12 +82,14 @@ async fn follow_tasks(client: &Client, id: FlowRunId, call: &Call) -> Done<FlowR
             after: last.as_ref().map(|run| run.transition),
             wait_seconds: if is_waiting { WAIT_SECONDS } else { 0 },
         };
-        let run = client.watch_flow_run(id, &query).await?;
+        let run = outage
+            .outlast(async || client.watch_flow_run(id, &query).await)
+            .await?;
         let has_moved = last
             .as_ref()
             .is_none_or(|last| last.transition != run.transition);
         if reading.is_due(has_moved, run.state.is_over(), call.clock.monotonic()) {
-            let mut tasks = task_runs(client, id).await?;
+            let mut tasks = outage.outlast(async || task_runs(client, id).await).await?;
             // A mapped task is counted when it is over, so its elements come first.
             tasks.sort_by_key(|task| task.map_index.is_none());
             for task in tasks {
@@ -148,6 +168,7 @@ pub(super) async fn task_runs(client: &Client, id: FlowRunId) -> Done<Vec<TaskRu
 pub(super) async fn follow_logs(
     client: &Client,
     id: FlowRunId,
+    outage: &Outage<'_>,
     call: &Call,
     mut show: impl FnMut(&crate::model::run::LogLine) -> Done,
 ) -> Done {
@@ -157,7 +178,9 @@ pub(super) async fn follow_logs(
         wait_seconds: WAIT_SECONDS,
     };
     loop {
-        let page = client.logs(id, &query).await?;
+        let page = outage
+            .outlast(async || client.logs(id, &query).await)
+            .await?;
         for line in &page.lines {
             show(&line.line)?;
             query.after = line.number;
@@ -209,13 +232,9 @@ pub(super) fn as_json(
     })
 }
 
-async fn print_end(client: &Client, run: FlowRun, call: &Call) -> Done {
-    let cards = client.cards(run.id).await?.items;
+fn print_end(run: FlowRun, tasks: Vec<TaskRun>, cards: Vec<Card>, call: &Call) -> Done {
     if call.output.is_json() {
-        let tasks = task_runs(client, run.id)
-            .await?
-            .into_iter()
-            .map(ShownTask::from);
+        let tasks = tasks.into_iter().map(ShownTask::from);
         call.output.json(&as_json(&run, tasks.collect(), cards)?)?;
     } else {
         cards

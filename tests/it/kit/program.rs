@@ -97,6 +97,18 @@ impl Processes {
         Process::spawn(command.args(["--allow-dir", &out, "--allow-dir", &data]))
     }
 
+    /// Starts a command of the program, and returns the file to which it writes what it says to people.
+    pub(crate) fn says<'a>(
+        &self,
+        arguments: impl IntoIterator<Item = &'a str>,
+    ) -> (Process, PathBuf) {
+        let mut command = self.waft(arguments);
+        let (file, path) = tempfile::NamedTempFile::new_in(self.folder.path())
+            .and_then(|file| Ok(file.keep()?))
+            .unwrap();
+        (Process::spawn(command.stderr(file)), path)
+    }
+
     /// Registers a guest.
     pub(crate) async fn register(&self, name: &str) {
         let root = Root::local(&self.home().join("flows")).unwrap();
@@ -164,8 +176,13 @@ impl Process {
     }
 
     /// Asks it to end, and waits until it has; returns its exit code.
-    pub(crate) async fn terminate(mut self) -> Option<i32> {
+    pub(crate) async fn terminate(self) -> Option<i32> {
         self.signal(Signal::TERM);
+        self.ends().await
+    }
+
+    /// Waits until it has ended by itself; returns its exit code.
+    pub(crate) async fn ends(mut self) -> Option<i32> {
         let ended = async {
             loop {
                 if let Some(status) = self.0.try_wait().unwrap() {
@@ -209,6 +226,16 @@ pub(crate) async fn lines(file: &Path, count: usize) -> Vec<String> {
         }
     };
     patient(&format!("{count} lines in {}", file.display()), written).await
+}
+
+/// Waits until a file has a line with these words.
+pub(crate) async fn line_with(file: &Path, words: &str) {
+    let written = async {
+        while !lines_of(file).iter().any(|line| line.contains(words)) {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    patient(&format!("`{words}` in {}", file.display()), written).await;
 }
 
 fn free_port() -> SocketAddr {
