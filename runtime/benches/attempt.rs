@@ -213,6 +213,7 @@ impl Bench {
             grants: Grants::default(),
             powers: Arc::clone(&self.powers),
             limits: Limits::DEFAULT,
+            stop: tokio::sync::watch::channel(false).1,
             says: Says::silent(),
         }
     }

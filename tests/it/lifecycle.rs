@@ -11,6 +11,7 @@ use waft::agent::Agent;
 use waft::model::label::Labels;
 use waft::model::state::State;
 use waft::storage::Root;
+use waft::wire::ListQuery;
 
 use crate::kit::witness::{code, new_run};
 use crate::kit::world::{HOST, PROJECT, World};
@@ -231,6 +232,9 @@ async fn an_endless_loop_is_cancelled() {
     "#]]
     .assert_eq(&world.history(run).await);
     assert_eq!(world.tasks(run).await, "turn Cancelled 1\n");
+    let tasks = world.client.task_runs(run, &ListQuery::default()).await;
+    let usage = tasks.unwrap().items[0].usage;
+    assert!(usage.cpu_ms > 0, "what it used is told: {usage:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use futures::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::{Inner, Tell, Told, chain, command};
 use crate::model::flow::{self, Body, Definition, Described, OnLost};
@@ -40,6 +40,8 @@ pub(super) struct Shared {
     /// What each task may, found out at its first attempt.
     pub(super) rights: Vec<OnceLock<Rights>>,
     pub(super) tell: Tell,
+    /// Set to true, it stops every attempt that is going on.
+    pub(super) stop: watch::Sender<bool>,
 }
 
 /// What the attempts of a task may.
@@ -112,6 +114,7 @@ impl Shared {
             powers: self.runner.settings.powers.clone(),
             limits: rights.limits.clone(),
             says,
+            stop: self.stop.subscribe(),
         };
         let ended = self.sandboxed(attempt, said, &key, number).await;
         // What follows waits for the disk, not for a processor.
@@ -278,6 +281,7 @@ impl Shared {
                 code: Some(code.to_owned()),
                 is_final: false,
             },
+            Outcome::Stopped => Ending::Stopped,
             Outcome::Crashed { message } => Ending::Crash { message },
         }
     }

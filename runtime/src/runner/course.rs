@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use super::attempt::{Shared, ended};
@@ -21,6 +21,9 @@ use crate::model::value::Value;
 
 /// Values of an earlier claim that are read at one time.
 const LOADS: usize = 64;
+/// How long attempts that are stopped may take to say what they used: a few ticks of a guest that
+/// computes beside others.
+const GRACE: Duration = Duration::from_millis(250);
 
 /// One run on its way.
 ///
@@ -94,6 +97,7 @@ impl Course {
                 parameters,
                 scheduled_at: job.scheduled_at,
                 tell,
+                stop: watch::Sender::new(false),
             }),
             graph,
             spawned: JoinSet::new(),
@@ -145,8 +149,14 @@ impl Course {
         }
     }
 
-    /// Stops everything that is going on and ends the run. What was finished before is told.
+    /// Stops everything that is going on and ends the run. What was finished before is told, and
+    /// what the others used, unless the run is somebody else's.
     pub(super) async fn stop(mut self, why: Why) -> RunEnd {
+        if !matches!(why, Why::Ordered(Order::Abandon)) {
+            self.shared.stop.send_replace(true);
+            // What does not end by itself is dropped below.
+            let _ = tokio::time::timeout(GRACE, self.settle()).await;
+        }
         self.inline = None;
         self.turn = None;
         while let Some(done) = self.spawned.try_join_next() {
@@ -168,6 +178,14 @@ impl Course {
         self.graph.stop(&reason);
         self.flush().await;
         end(event, reason, code)
+    }
+
+    /// Waits for everything that is going on.
+    async fn settle(&mut self) {
+        while self.inline.is_some() || !self.spawned.is_empty() {
+            let done = next(&mut self.inline, &mut self.spawned).await;
+            self.done(done);
+        }
     }
 
     /// Begins attempts for as long as there are turns; gets in line where there is none.

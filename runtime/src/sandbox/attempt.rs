@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use wasmtime::Store;
 use wasmtime_wasi::I32Exit;
 
@@ -60,6 +60,8 @@ pub struct Attempt {
     pub limits: Limits,
     /// Where log lines and cards go as they happen.
     pub says: Says,
+    /// Stops it once this is true. Unlike one that is dropped, it still says what it used.
+    pub stop: watch::Receiver<bool>,
 }
 
 /// What is called.
@@ -199,6 +201,8 @@ pub enum Outcome {
         /// What happened.
         message: String,
     },
+    /// It was stopped from outside.
+    Stopped,
     /// Ours or the machine's doing.
     Crashed {
         /// What happened.
@@ -260,6 +264,7 @@ impl Inner {
             .expect("the semaphore is never closed");
         let ticking = self.ticker.tick();
         let limits = attempt.limits.clone();
+        let stop = attempt.stop.clone();
         let denials = Arc::new(Denials::default());
         let log = Log::new(attempt.says.clone(), self.settings.clock.clone(), &limits);
         let staged = match self.stage(attempt, &log, &denials) {
@@ -279,11 +284,17 @@ impl Inner {
         let called = self.call(prepared, &mut store, call, &mut usage);
         let guarded = AssertUnwindSafe(called).catch_unwind();
         let wall = Duration::from_millis(limits.wall_ms);
-        let outcome = match tokio::time::timeout(wall, meter.measure(guarded)).await {
-            Ok(Ok(Ok(returned))) => settled(returned, &stdout, &limits, &log),
-            Ok(Ok(Err(error))) => ending::of(&error, &store.data().limiter, &log),
-            Ok(Err(_)) => self.panicked(),
-            Err(_) => Breach::wall(limits.wall_ms).into(),
+        let ended = tokio::select! {
+            biased;
+            () = stopped(stop) => None,
+            ended = tokio::time::timeout(wall, meter.measure(guarded)) => Some(ended),
+        };
+        let outcome = match ended {
+            None => Outcome::Stopped,
+            Some(Ok(Ok(Ok(returned)))) => settled(returned, &stdout, &limits, &log),
+            Some(Ok(Ok(Err(error)))) => ending::of(&error, &store.data().limiter, &log),
+            Some(Ok(Err(_))) => self.panicked(),
+            Some(Err(_)) => Breach::wall(limits.wall_ms).into(),
         };
 
         let ctx = store.data_mut();
@@ -322,6 +333,7 @@ impl Inner {
             powers,
             limits,
             says: _,
+            stop: _,
         } = attempt;
         let granted = powers.grant(&grants, denials);
         let stdout = match &body {
@@ -442,6 +454,13 @@ enum Ready {
 enum Returned {
     Flow(Result<types::Value, tasks::Signal>),
     Command(i32),
+}
+
+/// Waits until the attempt is to stop; for ever if nobody can say so any more.
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    if stop.wait_for(|is_wanted| *is_wanted).await.is_err() {
+        std::future::pending().await
+    }
 }
 
 fn wrong_kind(is: &str, called: &str) -> wasmtime::Error {

@@ -82,6 +82,7 @@ fn attempt(limits: Limits) -> Attempt {
         grants: Grants::default(),
         powers: Arc::default(),
         limits,
+        stop: tokio::sync::watch::channel(false).1,
         says: Says::silent(),
     }
 }
@@ -290,6 +291,25 @@ fn sleeper() -> String {
         .to_owned()
         + RUN
         + ")"
+}
+
+#[tokio::test]
+async fn an_attempt_that_is_stopped_says_what_it_used() {
+    let world = World::new(4);
+    let spins = command("", "(loop (br 0)) (i32.const 0)");
+    let spins = world.prepare(&spins).await.unwrap();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let attempt = Attempt {
+        stop: stopped,
+        ..attempt(Limits::DEFAULT)
+    };
+    let stopping = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        stop.send_replace(true);
+    };
+    let (ended, ()) = tokio::join!(world.sandbox.attempt(&spins, attempt), stopping);
+    assert_eq!(ended.outcome, Outcome::Stopped);
+    assert!(ended.usage.cpu_ms > 0, "{:?}", ended.usage);
 }
 
 #[tokio::test]

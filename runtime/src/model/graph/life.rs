@@ -70,6 +70,8 @@ pub enum Ending {
     },
     /// It asked for a person.
     Pause(String),
+    /// It was stopped together with its run, which [`super::Graph::stop`] follows up.
+    Stopped,
     /// Waft's or the machine's doing.
     Crash {
         /// Why.
@@ -144,6 +146,8 @@ pub(super) enum Next {
     Over(Event),
     /// Another attempt follows after so many milliseconds.
     Again(Event, u64),
+    /// The run is about to be stopped as a whole.
+    Stopped,
 }
 
 impl Default for Life {
@@ -292,6 +296,7 @@ impl Life {
                     format!("it asked to be paused, which this version of waft cannot: {reason}");
                 self.over(Event::Fail, message, Some("unsupported"))
             }
+            Ending::Stopped => Next::Stopped,
             Ending::Crash { message } => {
                 self.crashes += 1;
                 let may_again = task.on_lost == OnLost::Retry && task.body != Body::Merge;

@@ -297,6 +297,7 @@ impl Graph {
                 self.tell(slot, event);
                 Some(delay_ms)
             }
+            Next::Stopped => None,
         }
     }
 
