@@ -18,10 +18,10 @@ use crate::clock::Clock;
 use crate::model::id::{FlowRunId, TokenId};
 use crate::model::run::{Card, TaskRun};
 use crate::wire::{
-    Agent, Claims, ErrorBody, Explanation, Flow, FlowRun, FlowVersion, Health, ListQuery, Listen,
-    LogPage, LogQuery, MadeToken, NewFlowRun, NewProject, NewSession, NewToken, Orders, Page, Poll,
-    Project, Registered, Registration, Renewal, Renewed, ReportBatch, Reported, Session, Token,
-    Transition, WatchQuery,
+    Agent, Claims, ErrorBody, Explanation, Flow, FlowRun, FlowVersion, Health, Leave, ListQuery,
+    Listen, LogPage, LogQuery, MadeToken, NewFlowRun, NewProject, NewSession, NewToken, Orders,
+    Page, Poll, Project, Registered, Registration, Renewal, Renewed, ReportBatch, Reported,
+    Session, Token, Transition, WatchQuery,
 };
 
 /// How long it may take to reach the server.
@@ -462,6 +462,16 @@ impl Client {
     /// `protocol-unsupported`.
     pub async fn open_session(&self, new: &NewSession) -> Result<Session, ClientError> {
         self.call(Call::post("/api/agent/session", new)).await
+    }
+
+    /// Says that an agent takes no more runs; nobody waits for it longer than `within`.
+    ///
+    /// # Errors
+    ///
+    /// `session-unknown`, which does no harm here.
+    pub async fn leave(&self, leave: &Leave, within: Duration) -> Result<(), ClientError> {
+        self.call_empty(Call::post("/api/agent/leave", leave).within(within))
+            .await
     }
 
     /// Claims runs, waiting for one if that is asked for.

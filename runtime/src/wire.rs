@@ -369,7 +369,7 @@ pub struct AgentLack {
     pub agent: String,
     /// Whether it polls now.
     pub is_polling: bool,
-    /// Free slots at its last poll.
+    /// How many runs it could take beside those that it has.
     pub free_slots: u32,
     /// What it lacks; nothing means it could take the run.
     pub missing: Vec<Missing>,
@@ -483,6 +483,14 @@ pub struct Session {
     pub lease_seconds: u32,
     /// The protocol that both will speak.
     pub protocol: u32,
+}
+
+/// An agent takes no more runs; those it has it finishes or gives back under the same session.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Leave {
+    /// Its session.
+    pub session_id: SessionId,
 }
 
 /// An agent asks for work.

@@ -245,6 +245,11 @@ async fn a_draining_agent_finishes_and_takes_nothing_more() {
     let first = world.run("naps", json!({"millis": 200})).await;
     world.is(first, State::Running).await;
     world.drain("mira").await;
+    let agents = world.client.list_agents(&ListQuery::default()).await;
+    assert!(
+        !agents.unwrap().items[0].is_polling,
+        "it said that it leaves"
+    );
     let second = world.run("naps", json!({"millis": 0})).await;
 
     let ended = world.client.flow_run(first).await.unwrap();

@@ -46,7 +46,7 @@ use report::{Queue, Reports};
 use session::Session;
 use slots::Slots;
 
-/// How long a stop at once may take to give the runs back.
+/// How long a stop at once may take to give the runs back, and any stop to say that it leaves.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What an agent is started with.
@@ -169,7 +169,7 @@ impl Agent {
         let work = async {
             let mut runs = JoinSet::new();
             poller::take_work(&self, &mut runs).await;
-            self.finish(&mut runs).await;
+            tokio::join!(self.session.leave(FAREWELL), self.finish(&mut runs));
         };
         tokio::select! {
             () = work => {}

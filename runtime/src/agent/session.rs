@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use crate::client::{Client, ClientError, Refused};
 use crate::clock::{Clock, Monotonic};
 use crate::model::id::SessionId;
-use crate::wire::{self, NewSession, PROTOCOL};
+use crate::wire::{self, Leave, NewSession, PROTOCOL};
 
 /// The first pause after a call that did not reach the server.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
@@ -112,6 +112,16 @@ impl Session {
                     pause = (pause * 2).min(pause_max.max(PAUSE_FIRST * 2));
                 }
             }
+        }
+    }
+
+    /// Tells the server that this agent takes no more runs, so that nobody counts on it.
+    ///
+    /// Tried once: a server that does not hear it finds out a moment after the agent's last call.
+    pub(crate) async fn leave(&self, within: Duration) {
+        let session_id = self.opened();
+        if let Err(error) = self.client.leave(&Leave { session_id }, within).await {
+            tracing::debug!(error = %error, "the server was not told that the agent leaves");
         }
     }
 

@@ -74,12 +74,14 @@ async fn lacks(
     required: &Requirement,
 ) -> Answer<Vec<AgentLack>> {
     let now = app.clock.monotonic();
-    let kept = agent::list(tx, AGENTS_MAX).await?;
-    let is_seen = |kept: &agent::Kept| *realm == Realm::All || kept.realm == realm.word();
+    let kept = agent::list(tx, realm, None, AGENTS_MAX).await?;
+    let loads = agent::loads(tx).await?;
     let lack = |kept: agent::Kept| {
         let session = app.sessions.get(kept.session_id);
         let is_polling = session.as_ref().is_some_and(|one| one.is_polling(now));
-        let free_slots = session.as_ref().map_or(0, |one| one.free_slots());
+        // Not what it said at its last poll: since then runs of it may have ended.
+        let load = loads.get(&kept.id).copied().unwrap_or_default();
+        let free_slots = kept.slots.saturating_sub(load);
         let missing = required.missing_from(&kept.offer);
         let mut words: Vec<String> = missing.iter().map(Missing::to_string).collect();
         if session
@@ -102,7 +104,7 @@ async fn lacks(
             words,
         }
     };
-    Ok(kept.into_iter().filter(is_seen).map(lack).collect())
+    Ok(kept.into_iter().map(lack).collect())
 }
 
 /// Says in one sentence what holds a due run up, and what would help.

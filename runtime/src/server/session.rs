@@ -39,10 +39,10 @@ pub struct Session {
     pub offer: Offer,
     realm: String,
     is_replaced: AtomicBool,
+    has_left: AtomicBool,
     memory: Memory,
     numbered: Mutex<Numbered>,
     open_calls: AtomicU32,
-    free_slots: AtomicU32,
     heard: Mutex<Heard>,
 }
 
@@ -87,10 +87,10 @@ impl Session {
             offer: kept.offer,
             realm: kept.realm,
             is_replaced: AtomicBool::new(false),
+            has_left: AtomicBool::new(false),
             memory,
             numbered: Mutex::default(),
             open_calls: AtomicU32::new(0),
-            free_slots: AtomicU32::new(0),
             heard: Mutex::new(Heard {
                 last: now,
                 written: None,
@@ -140,19 +140,16 @@ impl Session {
         self.is_replaced.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_free_slots(&self, count: u32) {
-        self.free_slots.store(count, Ordering::Relaxed);
+    /// Notes that the agent takes no more runs. What it has it still reports and renews.
+    pub(super) fn leave(&self) {
+        self.has_left.store(true, Ordering::Relaxed);
     }
 
-    /// Returns how many runs it could take at its last poll.
-    pub(super) fn free_slots(&self) -> u32 {
-        self.free_slots.load(Ordering::Relaxed)
-    }
-
-    /// Tells whether a call of the agent is open, or ended a moment ago.
+    /// Tells whether a call of the agent is open, or ended a moment ago; never once it has left.
     pub(super) fn is_polling(&self, now: Monotonic) -> bool {
         let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         !self.is_replaced()
+            && !self.has_left.load(Ordering::Relaxed)
             && (self.open_calls.load(Ordering::Relaxed) > 0
                 || now.since(heard.last) < BETWEEN_CALLS)
     }

@@ -130,6 +130,52 @@ async fn a_token_bound_to_a_project_sees_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_page_is_cut_after_what_may_be_seen() {
+    let world = World::new().await;
+    let (bound, _) = other(&world, Scope::User, Some(&["demo"])).await;
+    let session = |name: &str| NewSession {
+        name: name.to_owned(),
+        hostname: "host".to_owned(),
+        version: "0.1.0".to_owned(),
+        protocol: PROTOCOL,
+        offer: offer(),
+        slots: 1,
+    };
+    bound.open_session(&session("mira")).await.unwrap();
+    for nth in 0..3 {
+        world.clock.pass(Duration::from_secs(1));
+        world.agent(&format!("agent-{nth}")).await;
+        let new = NewToken {
+            name: format!("a-{nth}"),
+            scope: Scope::User,
+            projects: None,
+        };
+        world.client.create_token(&new).await.unwrap();
+    }
+    let first = ListQuery {
+        limit: Some(1),
+        ..ListQuery::default()
+    };
+    let agents = bound.list_agents(&first).await.unwrap();
+    assert_eq!((agents.items[0].name.as_str(), agents.next), ("mira", None));
+    let tokens = bound.list_tokens(&first).await.unwrap();
+    let seen = tokens.items[0].projects.clone();
+    assert_eq!((seen, tokens.next), (Some(vec!["demo".to_owned()]), None));
+
+    let mut names = Vec::new();
+    let mut query = first;
+    loop {
+        let page = world.client.list_agents(&query).await.unwrap();
+        names.extend(page.items.into_iter().map(|agent| agent.name));
+        query.cursor = page.next;
+        if query.cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(names, ["agent-2", "agent-1", "agent-0", "mira"]);
+}
+
+#[tokio::test]
 async fn a_token_does_what_its_scope_says_and_nothing_once_it_is_revoked() {
     let world = World::new().await;
     world.register("etl").await;

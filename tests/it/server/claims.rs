@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
+use waft::wire::Leave;
 
 #[tokio::test]
 async fn a_run_goes_to_an_agent_that_satisfies_it() {
@@ -198,4 +199,47 @@ async fn explain_names_what_is_missing() {
     world.clock.pass(Duration::from_secs(60));
     let gone = world.client.explain(run.id).await.unwrap();
     assert_eq!(gone.summary, "no agent polls; `mira` did");
+}
+
+#[tokio::test]
+async fn the_free_slots_of_an_agent_are_those_that_no_run_has() {
+    let world = World::new().await;
+    world.register("etl").await;
+    let mut new = new_run("etl");
+    new.labels = Labels::from_iter(["nowhere"]);
+    let waits = world.try_create(&new).await.unwrap();
+    world.create("etl").await;
+    let free_slots = async || {
+        let explained = world.client.explain(waits.id).await.unwrap();
+        explained.agents[0].free_slots
+    };
+    let agent = world.agent("mira").await;
+    let claimed = agent.poll(4).await;
+    assert_eq!(free_slots().await, 3);
+    // Its next poll goes on while the run ends.
+    assert!(agent.poll(3).await.is_empty());
+    let end = vec![flow(Event::Start), flow(Event::Fail)];
+    agent.tell(lease(&claimed[0]), end).await;
+    assert_eq!(free_slots().await, 4);
+}
+
+#[tokio::test]
+async fn an_agent_that_leaves_polls_no_longer_and_keeps_its_runs() {
+    let world = World::new().await;
+    world.register("etl").await;
+    world.create("etl").await;
+    let agent = world.agent("mira").await;
+    let claimed = agent.poll(1).await;
+    let waits = world.create("etl").await;
+    let leave = Leave {
+        session_id: agent.session,
+    };
+    world.client.leave(&leave, LEASE).await.unwrap();
+    let agents = world.client.list_agents(&ListQuery::default()).await;
+    let shown = agents.unwrap().items.remove(0);
+    assert_eq!((shown.is_polling, shown.flow_runs.len()), (false, 1));
+    let explained = world.client.explain(waits.id).await.unwrap();
+    assert_eq!(explained.summary, "no agent polls; `mira` did");
+    let reported = agent.tell(lease(&claimed[0]), vec![flow(Event::Start)]);
+    assert!(reported.await.lost.is_empty());
 }

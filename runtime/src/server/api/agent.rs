@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use axum::Json as Answered;
 use axum::extract::State;
+use http::StatusCode;
 use jiff::SignedDuration;
 
 use super::{checked_labels, checked_name, page_size};
@@ -20,8 +21,8 @@ use crate::server::error::{Answer, ApiError, Code};
 use crate::server::extract::{Json, Query};
 use crate::server::session::Session as AgentSession;
 use crate::wire::{
-    Agent, Claims, ErrorBody, LeaseKey, ListQuery, Listen, NewSession, Orders, PROTOCOL, Page,
-    Poll, Renewal, Renewed, ReportBatch, Reported, Session,
+    Agent, Claims, ErrorBody, LeaseKey, Leave, ListQuery, Listen, NewSession, Orders, PROTOCOL,
+    Page, Poll, Renewal, Renewed, ReportBatch, Reported, Session,
 };
 
 /// Most slots of an agent.
@@ -108,6 +109,20 @@ async fn offered_projects(
     }))
 }
 
+/// Notes that an agent takes no more runs: it counts as polling no longer, and finishes what it has.
+#[utoipa::path(post, path = "/api/agent/leave", tag = "agent", request_body = Leave, responses(
+    (status = 204), (status = "4XX", body = ErrorBody),
+), security(("token" = [])))]
+pub(super) async fn leave(
+    State(app): State<App>,
+    access: Access,
+    Json(leave): Json<Leave>,
+) -> Answer<StatusCode> {
+    access.may_work()?;
+    app.session(&access, leave.session_id).await?.leave();
+    Ok(StatusCode::NO_CONTENT)
+}
+
 /// Claims due runs; waits for one if there is none.
 #[utoipa::path(post, path = "/api/agent/poll", tag = "agent", request_body = Poll, responses(
     (status = 200, body = Claims), (status = "4XX", body = ErrorBody),
@@ -120,7 +135,6 @@ pub(super) async fn poll(
     access.may_work()?;
     let session = app.session(&access, poll.session_id).await?;
     let _open = app.open_call(&session);
-    session.set_free_slots(poll.free_slots);
     let end = app.patience(poll.wait_seconds);
     if poll.free_slots == 0 {
         let flow_runs = Vec::new();
@@ -354,17 +368,22 @@ pub(super) async fn list(
 ) -> Answer<Answered<Page<Agent>>> {
     access.may_read()?;
     let limit = page_size(query.limit)?;
+    let after = match query.cursor.as_deref().map(|text| text.split_once(' ')) {
+        None => None,
+        Some(None) => return Err(ApiError::new(Code::QueryBad, "`cursor` is not one")),
+        Some(Some((at, id))) => super::cursor(Some(at))?.zip(super::cursor(Some(id))?),
+    };
     let mut reader = app.db.reader().await?;
-    let kept = agent::list(&mut reader, limit).await?;
+    let mut kept = agent::list(&mut reader, &access.realm, after, limit + 1).await?;
+    let next = super::next_of(&mut kept, limit, |last| {
+        format!("{} {}", last.seen_at, last.id)
+    });
     let mut at_work: HashMap<AgentId, Vec<FlowRunId>> = HashMap::new();
     for (agent, run) in agent::at_work(&mut reader).await? {
         at_work.entry(agent).or_default().push(run);
     }
     let (now, monotonic) = (app.clock.now(), app.clock.monotonic());
-    // A token that is bound to projects sees the agents of the same binding.
-    let is_seen =
-        |kept: &agent::Kept| access.realm == Realm::All || kept.realm == access.realm.word();
-    let items = kept.into_iter().filter(is_seen).map(|kept| {
+    let items = kept.into_iter().map(|kept| {
         let session = app.sessions.get(kept.session_id);
         let is_polling = session.is_some_and(|session| session.is_polling(monotonic));
         Agent {
@@ -381,5 +400,5 @@ pub(super) async fn list(
         }
     });
     let items = items.collect();
-    Ok(Answered(Page { items, next: None }))
+    Ok(Answered(Page { items, next }))
 }

@@ -64,6 +64,7 @@ pub(super) fn routes() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(token::revoke))
         .routes(routes!(agent::list))
         .routes(routes!(agent::poll))
+        .routes(routes!(agent::leave))
         .layer(limited(BODY_BYTES_MAX));
     let runs = OpenApiRouter::new()
         .routes(routes!(flow_run::create, flow_run::list))

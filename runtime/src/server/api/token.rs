@@ -100,9 +100,8 @@ pub(super) async fn list(
     let limit = page_size(query.limit)?;
     let mut reader = app.db.reader().await?;
     let after = query.cursor.unwrap_or_default();
-    let mut kept = token::list(&mut reader, &after, limit + 1).await?;
+    let mut kept = token::list(&mut reader, &access.realm, &after, limit + 1).await?;
     let next = super::next_of(&mut kept, limit, |last| last.name.clone());
-    kept.retain(|kept| access.realm.covers(&kept.realm));
     let mut items = Vec::new();
     for one in kept {
         items.push(shown(&mut reader, one).await?);

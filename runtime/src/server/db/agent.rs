@@ -1,8 +1,11 @@
 //! The table `agent`: who polls, with what it offers.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 
 use super::DbError;
+use super::realm::Realm;
 use super::tx::{Json, Row, Tx, args};
 use crate::model::id::{AgentId, FlowRunId, SessionId};
 use crate::model::requirement::Offer;
@@ -95,10 +98,23 @@ pub async fn of_session(tx: &mut Tx, id: SessionId) -> Result<Option<Kept>, DbEr
     row.map(|row| kept(&row)).transpose()
 }
 
-/// Lists agents, the last heard of first.
-pub async fn list(tx: &mut Tx, limit: u32) -> Result<Vec<Kept>, DbError> {
-    let sql = select!("ORDER BY seen_at DESC, id LIMIT $1");
-    let rows = tx.rows(sql, args![limit]).await?;
+/// Lists agents, the last heard of first, those after an agent that was heard of then.
+///
+/// A token that is bound to projects sees the agents of the same binding.
+pub async fn list(
+    tx: &mut Tx,
+    realm: &Realm,
+    after: Option<(Timestamp, AgentId)>,
+    limit: u32,
+) -> Result<Vec<Kept>, DbError> {
+    let sql = select!(
+        "WHERE ($1 IS NULL OR realm = $1) \
+         AND ($2 IS NULL OR seen_at < $2 OR (seen_at = $2 AND id > $3)) \
+         ORDER BY seen_at DESC, id LIMIT $4"
+    );
+    let own = (*realm != Realm::All).then(|| realm.word());
+    let (at, id) = after.unzip();
+    let rows = tx.rows(sql, args![own, at, id, limit]).await?;
     rows.iter().map(kept).collect()
 }
 
@@ -120,6 +136,16 @@ pub async fn name(tx: &mut Tx, id: AgentId) -> Result<Option<String>, DbError> {
     let sql = "SELECT name FROM agent WHERE id = $1";
     let row = tx.row(sql, args![id]).await?;
     row.map(|row| row.get(0)).transpose()
+}
+
+/// Counts the runs that each agent has; agents without any are missing.
+pub async fn loads(tx: &mut Tx) -> Result<HashMap<AgentId, u32>, DbError> {
+    let sql = "SELECT agent_id, count(*) FROM flow_run WHERE lease_until IS NOT NULL \
+               GROUP BY agent_id";
+    let rows = tx.rows(sql, args![]).await?;
+    rows.iter()
+        .map(|row| Ok((row.get(0)?, row.get(1)?)))
+        .collect()
 }
 
 /// Lists the runs that agents have, with the agents.

@@ -57,20 +57,24 @@ fn kept(row: &Row) -> Result<Kept, DbError> {
     })
 }
 
+/// Returns the projects of a realm as the table keeps them.
+const fn bound(realm: &Realm) -> Option<Json<&BTreeSet<ProjectId>>> {
+    match realm {
+        Realm::All => None,
+        Realm::Only(projects) => Some(Json(projects)),
+    }
+}
+
 /// Adds a token; answers whether the name was free.
 pub async fn add(tx: &mut Tx, new: &Kept) -> Result<bool, DbError> {
     let sql = "INSERT INTO token (id, name, hash, scope, projects, created_at) \
                VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (name) DO NOTHING";
-    let projects = match &new.realm {
-        Realm::All => None,
-        Realm::Only(projects) => Some(Json(projects)),
-    };
     let args = args![
         new.id,
         &new.name,
         crate::model::artifact::Digest::from_bytes(new.hash),
         word(new.scope),
-        projects,
+        bound(&new.realm),
         new.created_at,
     ];
     Ok(tx.run(sql, args).await? == 1)
@@ -84,11 +88,18 @@ pub async fn read(tx: &mut Tx, id: TokenId) -> Result<Option<Kept>, DbError> {
     row.map(|row| kept(&row)).transpose()
 }
 
-/// Lists tokens by name, those after `after`.
-pub async fn list(tx: &mut Tx, after: &str, limit: u32) -> Result<Vec<Kept>, DbError> {
+/// Lists tokens by name, those after `after` that may see nothing beyond the realm.
+pub async fn list(
+    tx: &mut Tx,
+    realm: &Realm,
+    after: &str,
+    limit: u32,
+) -> Result<Vec<Kept>, DbError> {
     let sql = "SELECT id, name, hash, scope, projects, created_at, used_at FROM token \
-               WHERE name > $1 ORDER BY name LIMIT $2";
-    let rows = tx.rows(sql, args![after, limit]).await?;
+               WHERE name > $1 AND ($3 IS NULL OR (projects IS NOT NULL AND NOT EXISTS \
+               (SELECT 1 FROM json_each(projects) WHERE value NOT IN \
+               (SELECT value FROM json_each($3))))) ORDER BY name LIMIT $2";
+    let rows = tx.rows(sql, args![after, limit, bound(realm)]).await?;
     rows.iter().map(kept).collect()
 }
 
