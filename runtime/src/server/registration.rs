@@ -14,6 +14,14 @@ use crate::model::id::{FlowId, FlowVersionId};
 use crate::model::schedule::Tick;
 use crate::wire::{Project, Registered, Registration};
 
+/// What a registration did.
+pub struct Done {
+    /// What its caller is told.
+    pub registered: Registered,
+    /// The number of the requirement with which runs may wait since then that did not before.
+    pub changed: Option<i64>,
+}
+
 /// Registers a version of a flow in a project.
 ///
 /// The same artifact, definition and labels as the current version make no new one; only a place
@@ -30,7 +38,7 @@ pub async fn register(
     project: &Project,
     asked: Registration,
     now: Timestamp,
-) -> Result<Registered, DbError> {
+) -> Result<Done, DbError> {
     location::add(tx, project.id, asked.artifact, &asked.location).await?;
     let before = flow::in_project(tx, project.id, &asked.definition.name).await?;
     let current = match &before {
@@ -42,7 +50,7 @@ pub async fn register(
         own.artifact == asked.artifact && own.definition_hash == hash && own.labels == asked.labels
     });
     if let (Some(version), Some(before)) = (same, &before) {
-        refresh_places(tx, version).await?;
+        let changed = refresh_places(tx, version).await?;
         if before.is_archived {
             flow::follow(tx, before.id, version.id).await?;
         }
@@ -53,7 +61,10 @@ pub async fn register(
         if before.is_archived || asked.is_paused {
             set_schedule(tx, version, now).await?;
         }
-        return Ok(registered(version, false, Vec::new()));
+        return Ok(Done {
+            registered: registered(version, false, Vec::new()),
+            changed,
+        });
     }
     let added = match &current {
         Some(own) => added_grants(&asked.definition, &own.definition),
@@ -78,17 +89,21 @@ pub async fn register(
         places: names.zip(0..).collect(),
         definition: asked.definition,
     };
-    add(tx, &version, before.is_some(), asked.is_paused, now).await?;
-    Ok(registered(&version, true, added))
+    let requirement_id = add(tx, &version, before.is_some(), asked.is_paused, now).await?;
+    Ok(Done {
+        registered: registered(&version, true, added),
+        changed: before.map(|_| requirement_id),
+    })
 }
 
+/// Adds a version and lets its flow follow it; answers with the number of its requirement.
 async fn add(
     tx: &mut Tx,
     version: &Version,
     is_known: bool,
     is_paused: bool,
     now: Timestamp,
-) -> Result<(), DbError> {
+) -> Result<i64, DbError> {
     let roots = roots(tx, version).await?;
     let needed = version.requirement(&crate::model::label::Labels::default(), roots);
     let requirement_id = requirement::intern(tx, &needed).await?;
@@ -119,7 +134,8 @@ async fn add(
     for (clock, at) in schedule::take_passed(tx, flow_id, now).await? {
         scheduler::make(tx, version, Tick { at, clock }, now).await?;
     }
-    set_schedule(tx, version, now).await
+    set_schedule(tx, version, now).await?;
+    Ok(requirement_id)
 }
 
 /// Lets the scheduler look at the flow, or not.
@@ -136,16 +152,18 @@ async fn roots(tx: &mut Tx, version: &Version) -> Result<BTreeSet<String>, DbErr
     Ok(places.into_iter().map(|place| place.root).collect())
 }
 
-/// Lets runs of a version be fetched from every place where its artifact lies by now.
-async fn refresh_places(tx: &mut Tx, version: &Version) -> Result<(), DbError> {
+/// Lets runs of a version be fetched from every place where its artifact lies by now; answers with
+/// the number of their new requirement, if it is another one.
+async fn refresh_places(tx: &mut Tx, version: &Version) -> Result<Option<i64>, DbError> {
     let old = flow_version::requirement_id(tx, version.id).await?;
     let roots = roots(tx, version).await?;
     let needed = version.requirement(&crate::model::label::Labels::default(), roots);
     let new = requirement::intern(tx, &needed).await?;
-    match new == old {
-        true => Ok(()),
-        false => flow_version::change_requirement(tx, version.id, old, new).await,
+    if new == old {
+        return Ok(None);
     }
+    flow_version::change_requirement(tx, version.id, old, new).await?;
+    Ok(Some(new))
 }
 
 /// Lists what a definition asks for beyond another.

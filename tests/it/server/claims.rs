@@ -2,8 +2,21 @@
 
 use std::sync::Arc;
 
+use tokio::task::JoinHandle;
+
+use super::schedules::hourly;
 use super::*;
 use waft::wire::Leave;
+
+/// Lets an agent poll, and waits until it waits.
+async fn polls(world: &World, agent: &Arc<Agent>) -> JoinHandle<Vec<ClaimedRun>> {
+    let agent = agent.clone();
+    let poll = tokio::spawn(async move { agent.poll_waiting(1, 30).await });
+    while world.app.waiting_polls() == 0 {
+        tokio::task::yield_now().await;
+    }
+    poll
+}
 
 #[tokio::test]
 async fn a_run_goes_to_an_agent_that_satisfies_it() {
@@ -86,6 +99,32 @@ async fn a_poll_waits_and_is_woken_by_a_new_run_and_by_one_that_becomes_due() {
     world.clock.jump("2026-03-01T01:00:00Z".parse().unwrap());
     waft::server::duty::ringer::ring(&world.app).await.unwrap();
     assert_eq!(waiting.await.unwrap()[0].flow_run_id, later.id);
+}
+
+#[tokio::test]
+async fn a_registration_wakes_who_may_take_what_waits_since() {
+    let world = World::new().await;
+    world.register("etl").await;
+    let run = world.create("etl").await;
+    let mut cloud = offer();
+    cloud.roots = ["s3://bucket".to_owned()].into();
+    let agent = Arc::new(world.agent_offering("cloud", cloud).await);
+    let poll = polls(&world, &agent).await;
+    let mut copied = registration("etl");
+    copied.location.root = "s3://bucket".to_owned();
+    world.client.register("demo", &copied).await.unwrap();
+    assert_eq!(poll.await.unwrap()[0].flow_run_id, run.id);
+
+    let mut asked = hourly("report", "0 * * * *");
+    asked.labels = Labels::from_iter(["gpu"]);
+    world.client.register("demo", &asked).await.unwrap();
+    world.schedule().await;
+    world.clock.pass(Duration::from_secs(3600));
+    let agent = Arc::new(world.agent("mira").await);
+    let poll = polls(&world, &agent).await;
+    asked.labels = Labels::default();
+    world.client.register("demo", &asked).await.unwrap();
+    assert_eq!(poll.await.unwrap()[0].version, 2);
 }
 
 #[tokio::test]

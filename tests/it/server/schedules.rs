@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn hourly(name: &str, line: &str) -> Registration {
+pub(super) fn hourly(name: &str, line: &str) -> Registration {
     let mut asked = registration(name);
     asked.definition.schedule = serde_json::from_value(json!({
         "clocks": [{

@@ -12,7 +12,7 @@ use crate::server::app::App;
 use crate::server::db::flow::{self, Deleted, Found};
 use crate::server::db::realm::Realm;
 use crate::server::db::tx::Tx;
-use crate::server::db::{DbError, flow_version, schedule};
+use crate::server::db::{DbError, flow_run, flow_version, schedule};
 use crate::server::error::{Answer, ApiError, Code};
 use crate::server::extract::{Json, Path, Query};
 use crate::server::registration;
@@ -66,17 +66,26 @@ pub(super) async fn register(
     checked_definition(&asked.definition)?;
     let now = app.clock.now();
     let memory = app.db.memory.clone();
-    let registered = app
+    let (registered, waiting) = app
         .db
         .write(move |tx| {
             Box::pin(async move {
                 let project = project::found(tx, &access.realm, &text).await?;
                 let done = registration::register(tx, &memory, &project, asked, now).await?;
-                Ok::<_, ApiError>(done)
+                let waiting = match done.changed {
+                    Some(id) => flow_run::waiting(tx, id).await?,
+                    None => Vec::new(),
+                };
+                Ok::<_, ApiError>((done.registered, waiting))
             })
         })
         .await?;
     app.schedules.notify_one();
+    // An agent that polls already may take from now what it could not take before.
+    for line in waiting {
+        app.announce(line.requirement_id, line.scheduled_at, line.count)
+            .await?;
+    }
     Ok(Answered(registered))
 }
 

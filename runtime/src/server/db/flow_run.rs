@@ -492,6 +492,33 @@ pub async fn line(
         .collect()
 }
 
+/// Runs that wait with one requirement and are due at one time.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting {
+    /// The number of the requirement.
+    pub requirement_id: i64,
+    /// When they are due.
+    pub scheduled_at: Timestamp,
+    /// How many they are.
+    pub count: usize,
+}
+
+/// Lists what waits with a requirement.
+pub async fn waiting(tx: &mut Tx, requirement_id: i64) -> Result<Vec<Waiting>, DbError> {
+    let sql = "SELECT scheduled_at, count(*) FROM flow_run \
+               WHERE state = 'Scheduled' AND requirement_id = $1 GROUP BY scheduled_at";
+    let rows = tx.rows(sql, args![requirement_id]).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Waiting {
+                requirement_id,
+                scheduled_at: row.get(0)?,
+                count: row.get::<u32>(1)? as usize,
+            })
+        })
+        .collect()
+}
+
 /// Lists the instants to come at which waiting runs become due, with their requirements.
 pub async fn dues(tx: &mut Tx, after: Timestamp) -> Result<Vec<(Timestamp, i64)>, DbError> {
     let sql = "SELECT DISTINCT scheduled_at, requirement_id FROM flow_run \
