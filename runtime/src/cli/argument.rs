@@ -21,7 +21,8 @@ pub(crate) fn name(text: &str) -> Result<String, String> {
     match is_name(text) {
         true => Ok(text.to_owned()),
         false => Err(format!(
-            "`{}` is not a name: expected 1 to 128 letters, digits, `-`, `_` or `.`",
+            "`{}` is not a name: expected 1 to 128 letters, digits, `-`, `_` or `.`, \
+             one of them a letter or digit",
             shown(text)
         )),
     }

@@ -158,8 +158,8 @@ impl Output {
             return Ok(());
         }
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-            let why = format!("there is nobody to ask: {question}");
-            return Err(Failure::usage(why).or_hint("--yes answers it"));
+            let why = format!("cannot ask without a terminal: {question}");
+            return Err(Failure::usage(why).or_hint("add --yes to say yes beforehand"));
         }
         write_err(&format!("{question} [y/N] "));
         let mut answer = String::new();

@@ -18,7 +18,7 @@ use crate::client::Client;
 use crate::config::hostname;
 use crate::model::label::Labels;
 use crate::storage::{Root, Storage};
-use crate::wire::{Location, Registered, Registration};
+use crate::wire::{ListQuery, Location, Registered, Registration};
 
 /// Makes a flow known to the server: stores its component, and posts what it is.
 ///
@@ -66,6 +66,8 @@ pub(super) fn run(args: Args, call: &Call) -> Done {
         None => default_root(call)?,
     };
     call.wait(async {
+        // Before a compilation that takes minutes and would be for nothing.
+        check_project(&client, &args.project).await?;
         let component = args.which.load(call, &sandbox(call, 1)?).await?;
         let added = added_grants(&client, &args.project, &component).await?;
         show_grants(&component, &added, call);
@@ -85,6 +87,20 @@ pub(super) fn run(args: Args, call: &Call) -> Done {
             false => Ok(()),
         }
     })
+}
+
+/// Fails as the registration would if the project is unknown, or the token opens nothing.
+async fn check_project(client: &Client, project: &str) -> Done {
+    let query = ListQuery {
+        project: Some(project.to_owned()),
+        limit: Some(1),
+        ..ListQuery::default()
+    };
+    let listed = client.list_flows(&query).await;
+    listed
+        .with_context(|| format!("cannot register in the project `{project}`"))
+        .map(drop)
+        .map_err(Failure::from)
 }
 
 /// Runs an agent that can take what was just registered, until it is interrupted.

@@ -128,7 +128,7 @@ pub(super) async fn start(flags: &Flags, call: &Call) -> Done<Running> {
         hosts: flags.host.clone(),
         clock: call.clock.clone(),
     };
-    server::start(settings).await.map_err(|error| {
+    let running = server::start(settings).await.map_err(|error| {
         let is_taken = error
             .chain()
             .filter_map(|cause| cause.downcast_ref::<io::Error>())
@@ -138,7 +138,19 @@ pub(super) async fn start(flags: &Flags, call: &Call) -> Done<Running> {
                 .or_hint("--listen 127.0.0.1:0 takes a free one; another waft may be up already"),
             false => Failure::from(error),
         }
-    })
+    })?;
+    if !running.addr.ip().is_loopback() {
+        call.output.note(open_to_others(running.addr));
+    }
+    Ok(running)
+}
+
+/// Says what it means that other machines reach the server.
+fn open_to_others(addr: SocketAddr) -> String {
+    format!(
+        "warning: other machines can reach {addr}; a token is needed there, but it travels \
+         unencrypted: put a proxy with TLS in front, or listen on 127.0.0.1"
+    )
 }
 
 /// Finds the token that commands of this home use, and leaves it there with the address.

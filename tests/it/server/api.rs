@@ -55,7 +55,7 @@ async fn bad_requests_get_one_clear_answer() {
     let json = ("content-type", "application/json");
     let deep = format!("{{\"name\": {}{}}}", "[".repeat(10_000), "]".repeat(10_000));
     let long = format!("{{\"name\": \"{}\"}}", "x".repeat(100_000));
-    let table: [Case<'_>; 16] = [
+    let table: [Case<'_>; 17] = [
         (Method::GET, "/api/flows", &[own], "", 401, "token-wrong"),
         (
             Method::GET,
@@ -155,6 +155,14 @@ async fn bad_requests_get_one_clear_answer() {
             "name-bad",
         ),
         (
+            Method::POST,
+            "/api/projects",
+            &[own, json, ("authorization", &auth)],
+            "{\"name\":\"..\"}",
+            400,
+            "name-bad",
+        ),
+        (
             Method::GET,
             "/api/flow-runs?limt=3",
             &[own, ("authorization", &auth)],
@@ -248,9 +256,11 @@ async fn bytes_may_lie_in_a_second_place() {
 async fn bad_registrations_are_refused() {
     let world = World::new().await;
     let refused = async |asked: &Registration| code(world.client.register("demo", asked).await);
-    let mut asked = registration("etl");
-    asked.definition.name = "a/b".to_owned();
-    assert_eq!(refused(&asked).await, "definition-bad");
+    for name in ["a/b", ".", ".."] {
+        let mut asked = registration("etl");
+        asked.definition.name = name.to_owned();
+        assert_eq!(refused(&asked).await, "definition-bad", "{name}");
+    }
     let mut asked = registration("etl");
     asked.definition.edges[0].to = "nowhere".to_owned();
     assert_eq!(refused(&asked).await, "definition-bad");
@@ -303,6 +313,11 @@ async fn parameters_are_checked_when_a_run_is_made() {
         let refused = world.try_create(&with(bad.clone())).await;
         assert_eq!(code(refused), "parameters-bad", "{bad}");
     }
+    let refused = world.try_create(&with(json!({}))).await.unwrap_err();
+    let ClientError::Refused(refused) = refused else {
+        panic!("the server answers: {refused}");
+    };
+    assert_eq!(refused.hint.as_deref(), Some("--param name=VALUE"));
     let run = world.try_create(&with(json!({"name": "x"}))).await.unwrap();
     assert_eq!(run.parameters["times"], 3);
     let mut odd = with(json!({"name": "x"}));

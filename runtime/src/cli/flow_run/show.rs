@@ -66,7 +66,10 @@ fn about(run: &FlowRun) -> Vec<(&'static str, String)> {
 }
 
 pub(super) async fn explain(client: &Client, id: FlowRunId, call: &Call) -> Done {
-    let explanation = client.explain(id).await?;
+    let mut explanation = client.explain(id).await?;
+    for hint in &mut explanation.hints {
+        *hint = with_free_name(hint, &hostname(), &explanation.agents);
+    }
     if call.output.is_json() {
         return call.output.json(&explanation);
     }
@@ -90,7 +93,6 @@ pub(super) async fn explain(client: &Client, id: FlowRunId, call: &Call) -> Done
     explanation
         .hints
         .iter()
-        .map(|hint| with_free_name(hint, &hostname(), &explanation.agents))
         .try_for_each(|hint| call.output.line(format_args!("hint: {hint}")))
 }
 

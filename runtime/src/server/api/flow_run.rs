@@ -8,12 +8,12 @@ use super::{checked_labels, flow, page_size, project};
 use crate::model::artifact::Digest;
 use crate::model::id::{FlowId, FlowRunId};
 use crate::model::limit::RUN_WALL_MS;
-use crate::model::parameter::{self, Bound};
+use crate::model::parameter::{self, BadParameters, Bound};
 use crate::model::run::{Card, TaskRun};
 use crate::model::state::{Event, State as RunState};
 use crate::server::access::Access;
 use crate::server::app::App;
-use crate::server::db::flow_run::{self, Filter, Found, Move, New};
+use crate::server::db::flow_run::{self, Filter, Found, Move, New, Standing};
 use crate::server::db::realm::Realm;
 use crate::server::db::tx::Tx;
 use crate::server::db::{
@@ -39,6 +39,15 @@ async fn found(app: &App, tx: &mut Tx, realm: &Realm, id: FlowRunId) -> Answer<F
 fn unknown(id: FlowRunId) -> ApiError {
     ApiError::new(Code::FlowRunUnknown, format!("there is no flow run `{id}`"))
         .hint("waft flow-run list shows those there are")
+}
+
+fn over(run: &Standing) -> ApiError {
+    let at = run.ended_at.map_or(String::new(), |at| format!(" at {at}"));
+    let message = format!(
+        "the run `{}` is over: it became {}{at}, so there is nothing to cancel",
+        run.id, run.state
+    );
+    ApiError::new(Code::FlowRunOver, message)
 }
 
 /// Makes a run of a flow.
@@ -169,8 +178,13 @@ fn archived(name: &str) -> ApiError {
 }
 
 fn bound(parameters: &[parameter::Parameter], given: &Bound) -> Answer<Bound> {
-    parameter::bind(parameters, given)
-        .map_err(|why| ApiError::new(Code::ParametersBad, why.to_string()))
+    parameter::bind(parameters, given).map_err(|why| {
+        let refused = ApiError::new(Code::ParametersBad, why.to_string());
+        match why {
+            BadParameters::Missing(name) => refused.hint(format!("--param {name}=VALUE")),
+            BadParameters::Unknown { .. } | BadParameters::Mistyped { .. } => refused,
+        }
+    })
 }
 
 fn check(asked: &NewFlowRun) -> Answer<()> {
@@ -413,6 +427,9 @@ pub(super) async fn cancel(
                 let mut run = flow_run::read(tx, [id]).await?.pop().ok_or_else(unseen)?;
                 if !access.realm.has(run.project_id) {
                     return Err(unseen());
+                }
+                if run.state.is_over() {
+                    return Err(over(&run));
                 }
                 let mut agent = None;
                 if run.state != RunState::Cancelling {

@@ -137,7 +137,8 @@ fn checked_name(what: &str, name: &str) -> Answer<()> {
     Err(ApiError::new(
         Code::NameBad,
         format!(
-            "the {what} name `{shown}` is not allowed: expected 1 to 128 letters, digits, `-`, `_` or `.`"
+            "the {what} name `{shown}` is not allowed: expected 1 to 128 letters, digits, `-`, `_` or `.`, \
+             one of them a letter or digit"
         ),
     ))
 }
