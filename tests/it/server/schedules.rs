@@ -94,6 +94,35 @@ async fn a_new_version_takes_over_the_runs_ahead_and_a_pause_takes_them_back() {
 }
 
 #[tokio::test]
+async fn a_run_ahead_that_was_deleted_or_cancelled_stays_away() {
+    let world = World::new().await;
+    let mut asked = hourly("etl", "0 * * * *");
+    world.client.register("demo", &asked).await.unwrap();
+    world.schedule().await;
+    let runs = world.client.list_flow_runs(&ListQuery::default()).await;
+    let mut runs = runs.unwrap().items;
+    runs.sort_by_key(|run| run.scheduled_at);
+    world.client.delete_flow_run(runs[1].id).await.unwrap();
+    world.client.cancel(runs[2].id).await.unwrap();
+    world.client.delete_flow_run(runs[2].id).await.unwrap();
+    world.client.cancel(runs[3].id).await.unwrap();
+    let first = ["2026-03-01T01:00:00Z", "2026-03-01T05:00:00Z"];
+
+    world.clock.pass(Duration::from_secs(3600));
+    world.schedule().await;
+    assert_eq!(dues(&world).await[..2], first);
+    asked.artifact = Digest::of(b"other");
+    world.client.register("demo", &asked).await.unwrap();
+    world.client.pause_flow("etl").await.unwrap();
+    world.client.resume_flow("etl").await.unwrap();
+    world.schedule().await;
+    assert_eq!(dues(&world).await[..2], first, "for any version");
+    world.clock.pass(Duration::from_secs(3 * 3600));
+    world.schedule().await;
+    assert_eq!(dues(&world).await.len(), 11, "no later one is left out");
+}
+
+#[tokio::test]
 async fn of_what_was_missed_only_the_newest_is_made_up_for() {
     let world = World::new().await;
     world

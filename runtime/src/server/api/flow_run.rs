@@ -17,7 +17,7 @@ use crate::server::db::flow_run::{self, Filter, Found, Move, New, Standing};
 use crate::server::db::realm::Realm;
 use crate::server::db::tx::Tx;
 use crate::server::db::{
-    card, flow_version, location, log_line, requirement, task_run, transition,
+    card, flow_version, location, log_line, requirement, schedule, task_run, transition,
 };
 use crate::server::error::{Answer, ApiError, Code};
 use crate::server::explain;
@@ -459,7 +459,7 @@ pub(super) async fn cancel(
     Ok(Answered(run))
 }
 
-/// Deletes a run that no agent has.
+/// Deletes a run that no agent has. If it was made ahead by a clock, none is made in its place.
 #[utoipa::path(delete, path = "/api/flow-runs/{id}", tag = "flow-run",
 params(("id" = FlowRunId, Path)), responses(
     (status = 204), (status = "4XX", body = ErrorBody),
@@ -470,6 +470,7 @@ pub(super) async fn delete(
     Path(id): Path<FlowRunId>,
 ) -> Answer<StatusCode> {
     access.may_change()?;
+    let now = app.clock.now();
     app.db
         .write(move |tx| {
             Box::pin(async move {
@@ -477,6 +478,7 @@ pub(super) async fn delete(
                 if !run.is_some_and(|run| access.realm.has(run.project_id)) {
                     return Err(unknown(id));
                 }
+                schedule::leave_out(tx, id, now).await?;
                 match flow_run::delete(tx, id).await? {
                     true => Ok(StatusCode::NO_CONTENT),
                     false => Err(ApiError::new(

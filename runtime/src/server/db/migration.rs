@@ -15,11 +15,18 @@ const APPLICATION_ID: i64 = 0x5741_4654;
 const MARK: &str = "PRAGMA application_id = 1463895636";
 
 /// Every migration, by number.
-const ALL: &[(i64, &str, &str)] = &[(
-    1,
-    "first",
-    include_str!("../../../migrations/sqlite/0001_first.sql"),
-)];
+const ALL: &[(i64, &str, &str)] = &[
+    (
+        1,
+        "first",
+        include_str!("../../../migrations/sqlite/0001_first.sql"),
+    ),
+    (
+        2,
+        "left out",
+        include_str!("../../../migrations/sqlite/0002_left_out.sql"),
+    ),
+];
 
 /// Brings a database up to date.
 pub(super) async fn run(path: &Path, connection: &mut SqliteConnection) -> Result<(), DbError> {

@@ -123,6 +123,8 @@ async fn fill(
         wanted.extend(since.into_iter().filter(|tick| tick.at <= now));
     }
     wanted.extend(ahead.iter().cloned());
+    let left_out = schedule::left_out(tx, due.flow_id).await?;
+    wanted.retain(|tick| !left_out.contains(&(tick.clock.clone(), tick.at)));
     let requirement_id = flow_version::requirement_id(tx, version.id).await?;
     let mut made = Vec::new();
     for tick in wanted {
@@ -130,6 +132,9 @@ async fn fill(
         if make(tx, &version, tick, now).await? {
             made.push((requirement_id, at));
         }
+    }
+    if !left_out.is_empty() {
+        schedule::forget_left_out(tx, due.flow_id, now).await?;
     }
     let next = ahead.first().map(|tick| tick.at);
     schedule::set_refill(tx, due.flow_id, next).await?;
