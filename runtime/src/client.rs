@@ -29,7 +29,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection rests before it is given up: less than servers let one rest, so that none
 /// is found closed at the moment it is used.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most bytes of an answer; the largest is a page of versions with their definitions.
+/// Most bytes of an answer; the largest is a claim of runs with all that is known of their task runs.
 const ANSWER_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// The pauses between the attempts of a call that may be repeated.
 const PAUSES_MS: [u64; 3] = [50, 200, 800];

@@ -467,6 +467,28 @@ async fn lists_come_in_pages() {
 }
 
 #[tokio::test]
+async fn a_page_of_versions_ends_where_they_become_large() {
+    let world = World::new().await;
+    for nth in 0..4 {
+        let mut asked = registration("etl");
+        asked.artifact = Digest::of(format!("{nth}").as_bytes());
+        asked.definition.parameters[0].default = Some(json!("x".repeat(1_900_000)));
+        world.client.register("demo", &asked).await.unwrap();
+    }
+    let mut query = ListQuery::default();
+    let mut pages = Vec::new();
+    loop {
+        let page = world.client.flow_versions("etl", &query).await.unwrap();
+        pages.push(page.items.iter().map(|it| it.version).collect::<Vec<_>>());
+        query.cursor = page.next;
+        if query.cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(pages, [vec![4, 3], vec![2, 1]]);
+}
+
+#[tokio::test]
 async fn what_is_at_work_is_not_deleted() {
     let world = World::new().await;
     world.register("etl").await;

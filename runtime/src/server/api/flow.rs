@@ -171,7 +171,8 @@ pub(super) async fn show(
     ))
 }
 
-/// Lists the versions of a flow, newest first, whole.
+/// Lists the versions of a flow, newest first, whole. A page ends early where the definitions become
+/// many bytes.
 #[utoipa::path(get, path = "/api/flows/{flow}/versions", tag = "flow",
 params(("flow" = String, Path, description = "Id, name where unique, or `project/flow` (the slash encoded)"), ListQuery),
 responses((status = 200, body = Page<FlowVersion>), (status = "4XX", body = ErrorBody)), security(("token" = [])))]
@@ -186,8 +187,9 @@ pub(super) async fn versions(
     let before = super::cursor(query.cursor.as_deref())?.unwrap_or(u32::MAX);
     let mut reader = app.db.reader().await?;
     let flow = found(&mut reader, &access.realm, &text).await?.flow.id;
-    let mut items = flow_version::list(&mut reader, flow, before, limit + 1).await?;
-    let next = super::next_of(&mut items, limit, |last| last.version.to_string());
+    let (items, is_cut) = flow_version::list(&mut reader, flow, before, limit).await?;
+    let last = items.last().filter(|_| is_cut);
+    let next = last.map(|last| last.version.to_string());
     Ok(Answered(Page { items, next }))
 }
 

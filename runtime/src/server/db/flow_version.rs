@@ -8,6 +8,7 @@ use crate::model::artifact::Digest;
 use crate::model::flow::Definition;
 use crate::model::id::{FlowId, FlowVersionId, ProjectId};
 use crate::model::label::Labels;
+use crate::model::limit::MIB;
 use crate::model::requirement::Requirement;
 use crate::wire::FlowVersion;
 
@@ -171,19 +172,34 @@ pub async fn by_number(
     row.map(|row| row.get(0)).transpose()
 }
 
-/// Lists versions of a flow whole, newest first, those before the number `before`.
+/// Most bytes of the definitions of one page, beside its first.
+const PAGE_BYTES_MAX: u64 = 4 * MIB;
+
+/// Lists versions of a flow whole, newest first, those before the number `before`; tells whether
+/// there are more. A page ends early where the definitions become many bytes.
 pub async fn list(
     tx: &mut Tx,
     flow: FlowId,
     before: u32,
     limit: u32,
-) -> Result<Vec<FlowVersion>, DbError> {
+) -> Result<(Vec<FlowVersion>, bool), DbError> {
+    let sql = "SELECT octet_length(definition) FROM flow_version \
+               WHERE flow_id = $1 AND version < $2 ORDER BY version DESC LIMIT $3";
+    let sizes = tx.rows(sql, args![flow, before, limit + 1]).await?;
+    let (mut count, mut bytes) = (0, 0);
+    for row in sizes.iter().take(limit as usize) {
+        bytes += row.get::<u64>(0)?;
+        if count > 0 && bytes > PAGE_BYTES_MAX {
+            break;
+        }
+        count += 1;
+    }
     let sql = "SELECT v.id, v.version, v.artifact, v.artifact_size, v.definition, \
                v.definition_hash, v.labels, v.created_at, v.archived_at, f.project_id \
                FROM flow_version v JOIN flow f ON f.id = v.flow_id \
                WHERE v.flow_id = $1 AND v.version < $2 ORDER BY v.version DESC LIMIT $3";
     let mut versions = Vec::new();
-    for row in tx.rows(sql, args![flow, before, limit]).await? {
+    for row in tx.rows(sql, args![flow, before, count]).await? {
         let (Json(definition), Json(labels)) = (row.get(4)?, row.get(6)?);
         let artifact = row.get(2)?;
         versions.push(FlowVersion {
@@ -200,5 +216,6 @@ pub async fn list(
             archived_at: row.get(8)?,
         });
     }
-    Ok(versions)
+    let is_cut = versions.len() < sizes.len();
+    Ok((versions, is_cut))
 }
