@@ -17,7 +17,7 @@ use super::Agent;
 use super::lease::{Hold, Lease};
 use super::ready::{Ready, Step, Unready};
 use super::slots::Slot;
-use crate::model::run::{FlowRunMoved, Happening, Level, LogLine};
+use crate::model::run::{FlowRunMoved, Happening};
 use crate::model::state::Event;
 use crate::runner::{Job, Order, Told};
 use crate::wire::ClaimedRun;
@@ -115,30 +115,23 @@ async fn ordered(mut orders: watch::Receiver<Order>) -> Order {
     }
 }
 
-/// Says in the run's log what keeps it from beginning; goes on until it is dropped.
+/// Says what keeps the run from beginning; goes on until it is dropped.
 async fn tell_steps(
     agent: &Agent,
     lease: &Arc<Lease>,
     mut steps: watch::Receiver<Step>,
 ) -> Infallible {
     while steps.changed().await.is_ok() {
-        let text = match *steps.borrow_and_update() {
+        let message = match *steps.borrow_and_update() {
             Step::Looking => continue,
             Step::Fetching => "fetching",
             Step::Compiling => "compiling",
         };
         let now = agent.clock.now();
-        let line = LogLine {
-            at: now,
-            level: Level::Debug,
-            task_run: None,
-            attempt: 0,
-            text: text.to_owned(),
-        };
-        let lines = vec![line];
+        let message = message.to_owned();
         agent
             .reports
-            .tell(lease, now, Happening::Log { lines })
+            .tell(lease, now, Happening::Step { message })
             .await;
     }
     std::future::pending().await

@@ -220,6 +220,11 @@ pub enum Happening {
         /// The card.
         card: Card,
     },
+    /// What keeps a claimed run from its first attempt: it moves nothing.
+    Step {
+        /// In words, such as `compiling`.
+        message: String,
+    },
 }
 
 /// The flow run moved.

@@ -55,7 +55,10 @@ fn standing(run: &FlowRun) -> String {
         message => format!(": {message}"),
     };
     match run.state {
-        State::Claimed => format!("the agent `{agent}` has it and fetches or compiles it{message}"),
+        State::Claimed if message.is_empty() => {
+            format!("the agent `{agent}` has it and is about to begin")
+        }
+        State::Claimed => format!("the agent `{agent}` has it{message}"),
         State::Running => format!("the agent `{agent}` runs it{message}"),
         State::Cancelling => format!("a stop was asked for; the agent `{agent}` is to stop it"),
         State::Queued => format!("it waits for a slot{message}"),

@@ -77,6 +77,27 @@ async fn a_run_is_told_from_its_making_to_its_end() {
 }
 
 #[tokio::test]
+async fn a_claimed_run_says_what_its_agent_does_with_it() {
+    let world = World::new().await;
+    world.register("etl").await;
+    let run = world.create("etl").await;
+    let agent = world.agent("mira").await;
+    let lease = claim(&agent).await;
+    let step = |message: &str| Happening::Step {
+        message: message.to_owned(),
+    };
+    agent.tell(lease, vec![step("fetching")]).await;
+    assert_eq!(world.run(run.id).await.message, "fetching");
+    agent.tell(lease, vec![step("compiling")]).await;
+    let explained = world.client.explain(run.id).await.unwrap();
+    assert_eq!(explained.summary, "the agent `mira` has it: compiling");
+    agent.tell(lease, vec![flow(Event::Start)]).await;
+    agent.tell(lease, vec![step("too late")]).await;
+    let begun = world.run(run.id).await;
+    assert_eq!((begun.state, begun.message.as_str()), (State::Running, ""));
+}
+
+#[tokio::test]
 async fn a_repeated_batch_does_no_harm() {
     let world = World::new().await;
     world.register("etl").await;

@@ -174,6 +174,7 @@ impl<'a> Sheet<'a> {
             }
             Happening::Log { lines } => self.log(key.flow_run_id, &version, lines),
             Happening::Card { card } => self.card(key.flow_run_id, &version, card),
+            Happening::Step { message } => is_leased && self.prepare(key.flow_run_id, &message),
         };
         self.outcome.refused += u64::from(!is_taken);
     }
@@ -223,6 +224,16 @@ impl<'a> Sheet<'a> {
                 self.outcome.declined.push(run.requirement_id);
             }
         }
+        true
+    }
+
+    /// Says of a claimed run what its agent does with it; that is no step of its history.
+    fn prepare(&mut self, id: FlowRunId, message: &str) -> bool {
+        let claimed = self.runs.get_mut(&id);
+        let Some((run, _)) = claimed.filter(|(run, _)| run.state == State::Claimed) else {
+            return false;
+        };
+        run.message = cut(message, MESSAGE_BYTES_MAX);
         true
     }
 
