@@ -25,6 +25,10 @@ use crate::toolchain::{self, Toolchain};
 /// How long server and agent may take until they are ready.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
+/// How much of the result is shown: a look at it, and not all of it.
+const RESULT_LINES: usize = 12;
+const LINE_CHARS: usize = 120;
+
 /// How long they may take to end when asked, before they are made to.
 const END_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -70,6 +74,10 @@ pub(crate) fn run(cache: &Cache, stay: bool) -> Result<()> {
         .context("`waft flow-run list --json` lists no run")?;
     let flow_run = waft.ask(&["flow-run", "show", id, "--json"])?;
     say::line(&summary(&flow_run));
+    let whole = folder(cache).join("flow-run.json");
+    fs::write(&whole, format!("{flow_run:#}\n"))
+        .with_context(|| format!("writing `{}`", whole.display()))?;
+    say::line(&format!("all of it: {}", whole.display()));
     say::line(&format!("{seconds:.2} s from the command to the result"));
     let state = flow_run["state"].as_str().unwrap_or_default();
     ensure!(state == "Success", "the run ended as `{state}`");
@@ -294,7 +302,8 @@ fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-/// Writes what came out of a run: its result, how many tasks ended how, and how long they took.
+/// Writes what came out of a run: the beginning of its result, how many tasks ended how, and how long
+/// they took. Its cards were shown while it was watched.
 fn summary(flow_run: &Value) -> String {
     let none = Vec::new();
     let tasks = flow_run["tasks"].as_array().unwrap_or(&none);
@@ -317,7 +326,8 @@ fn summary(flow_run: &Value) -> String {
         .map(|(state, count)| format!("{count} {state}"))
         .collect();
     let flow = flow_run["flow"].as_str().unwrap_or("?");
-    let mut text = format!("\nresult of {flow}:\n{}\n", outline(&flow_run["result"], 2));
+    let result = beginning(&outline(&flow_run["result"], 2));
+    let mut text = format!("\nresult of {flow}:\n{result}\n");
     text += &format!(
         "\n{:<24} {:>6} {:>9} {:>10} {:>10}\n",
         "task", "runs", "attempts", "wall ms", "cpu ms"
@@ -334,13 +344,6 @@ fn summary(flow_run: &Value) -> String {
     {
         text += &format!("{task:<24} {runs:>6} {attempts:>9} {wall_ms:>10.1} {cpu_ms:>10.1}\n");
     }
-    for card in flow_run["cards"].as_array().unwrap_or(&none) {
-        // Of the other kinds the page shows more than a few lines of text could.
-        if let Some(markdown) = card["content"]["text"].as_str() {
-            let title = card["title"].as_str().unwrap_or("?");
-            text += &format!("\ncard {title}:\n{}\n", markdown.trim_end());
-        }
-    }
     let (from, to) = (&flow_run["started_at"], &flow_run["ended_at"]);
     text += &format!("\n{} task runs: {}\n", tasks.len(), states.join(", "));
     text += &format!(
@@ -349,6 +352,23 @@ fn summary(flow_run: &Value) -> String {
         to.as_str().unwrap_or("?")
     );
     text
+}
+
+/// Cuts a text to its first lines, and these to a width.
+fn beginning(text: &str) -> String {
+    let mut lines: Vec<String> = text
+        .lines()
+        .take(RESULT_LINES)
+        .map(|line| match line.char_indices().nth(LINE_CHARS) {
+            Some((at, _)) => format!("{}…", &line[..at]),
+            None => line.to_string(),
+        })
+        .collect();
+    let left = text.lines().count().saturating_sub(RESULT_LINES);
+    if left > 0 {
+        lines.push(format!("  … and {left} more lines"));
+    }
+    lines.join("\n")
 }
 
 /// Writes JSON for reading: the outer levels one entry a line, what lies deeper on one line.
@@ -384,14 +404,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_is_shown_as_it_was_written() {
-        let flow_run = serde_json::json!({"flow": "f", "cards": [
-            {"title": "Report", "content": {"kind": "markdown", "text": "# All\n\n- one\n"}},
-            {"title": "Link", "content": {"kind": "link", "url": "http://a"}},
-        ]});
+    fn a_long_result_is_cut() {
+        let many: Vec<_> = (0..40).map(|nth| nth.to_string().repeat(100)).collect();
+        let flow_run = serde_json::json!({"flow": "f", "result": many});
         let text = summary(&flow_run);
-        assert!(text.contains("\ncard Report:\n# All\n\n- one\n"), "{text}");
-        assert!(!text.contains("Link"), "{text}");
+        assert!(text.contains("\n  … and 29 more lines\n"), "{text}");
+        let widest = text.lines().map(|line| line.chars().count()).max();
+        assert_eq!(widest, Some(LINE_CHARS + 1), "{text}");
+        assert_eq!(beginning("short\nand whole"), "short\nand whole");
     }
 
     #[test]

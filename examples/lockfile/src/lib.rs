@@ -14,6 +14,8 @@ use waft_sdk::prelude::*;
 
 /// How many chains are reported.
 const CHAINS: usize = 10;
+/// How many entries of a list a card shows: it is for a human, and the result has all.
+const SHOWN: usize = 5;
 
 /// What is known of one package.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -155,14 +157,31 @@ fn markdown(report: &Report) -> String {
         let _ = writeln!(text, "| {registry} | {count} |");
     }
     let _ = writeln!(text, "\n{}.\n\n## Several versions\n", report.from_git);
-    for (name, versions) in &report.summary.several_versions {
+    let several = &report.summary.several_versions;
+    for (name, versions) in several.iter().take(SHOWN) {
         let _ = writeln!(text, "- {name}: {}", versions.join(", "));
     }
+    more(&mut text, several.len());
     let _ = writeln!(text, "\n## Deepest chains\n");
-    for chain in &report.deepest_chains {
-        let _ = writeln!(text, "- {}: {}", chain.depth, chain.packages.join(" → "));
+    for chain in report.deepest_chains.iter().take(SHOWN) {
+        let _ = writeln!(text, "- {}: {}", chain.depth, ends(&chain.packages));
     }
+    more(&mut text, report.deepest_chains.len());
     text
+}
+
+fn more(text: &mut String, count: usize) {
+    if count > SHOWN {
+        let _ = writeln!(text, "- and {} more in the result", count - SHOWN);
+    }
+}
+
+/// Writes the first and the last packages of a chain.
+fn ends(packages: &[String]) -> String {
+    match packages {
+        [first, second, _, .., last] => format!("{first} → {second} → … → {last}"),
+        few => few.join(" → "),
+    }
 }
 
 /// Reports what is in a lock file: sources, crates in several versions, the deepest chains.
@@ -214,7 +233,8 @@ mod tests {
             panic!("{:?}", testing::cards());
         };
         assert!(text.starts_with(&format!("# {} packages", report.summary.packages)));
-        assert!(text.contains("| crates.io |") && text.contains(" → "));
+        assert!(text.contains("| crates.io |") && text.contains(" → … → "));
+        assert!(text.lines().count() < 30, "a card is short: {text}");
     }
 
     #[test]

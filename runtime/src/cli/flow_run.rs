@@ -50,7 +50,7 @@ read from here; else `result` is null and `result_unavailable` says why.")]
     Watch {
         #[command(flatten)]
         which: Which,
-        /// Shows the log lines too.
+        /// Shows the log lines too; those for debugging with --verbose.
         #[arg(long)]
         logs: bool,
     },

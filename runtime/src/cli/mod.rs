@@ -45,6 +45,7 @@ pub use self::failure::{Done, Failure, Kind};
 pub use self::output::Output;
 use crate::clock::Clock;
 use crate::config::{Config, log_filter};
+use crate::model::run::Level;
 
 /// Runs flows: graphs of tasks, each in a WebAssembly sandbox of its own.
 #[derive(Debug, Parser)]
@@ -177,6 +178,14 @@ impl Command {
 }
 
 impl Call {
+    /// Returns the level from which log lines are shown live; a log that is asked for is whole.
+    pub(crate) const fn least_level(&self) -> Level {
+        match self.is_verbose {
+            true => Level::Debug,
+            false => Level::Info,
+        }
+    }
+
     /// Carries out what waits for something, on threads made for it.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use crate::model::flow::Definition;
 use crate::model::id::FlowRunId;
 use crate::model::limit::{Limits, TaskLimits};
 use crate::model::parameter::{Bound, bind};
-use crate::model::run::{Card, Happening, Level, TaskRun, TaskRunKey, TaskRunMoved};
+use crate::model::run::{Card, Happening, TaskRun, TaskRunKey, TaskRunMoved};
 use crate::model::state::{Event, State};
 use crate::runner::{Job, Order, RunEnd, Runner, Settings, Told};
 use crate::sandbox::{Powers, Sandbox};
@@ -192,12 +192,8 @@ struct Story {
 impl Story {
     fn new(definition: &Definition, call: &Call) -> Self {
         let names = definition.tasks.iter().map(|task| task.name.clone());
-        let least = match call.is_verbose {
-            true => Level::Debug,
-            false => Level::Info,
-        };
         Self {
-            tree: Tree::new(&call.output, Some(least)),
+            tree: Tree::new(&call.output, Some(call.least_level())),
             order: names.enumerate().map(|(nth, name)| (name, nth)).collect(),
             tasks: BTreeMap::new(),
             cards: Vec::new(),

@@ -32,12 +32,15 @@ const WAIT_SECONDS: u32 = 25;
 /// Exit code 3 if the run did not succeed. An interrupt ends the watching, not the run.
 pub(super) async fn follow(client: &Client, id: FlowRunId, shows_logs: bool, call: &Call) -> Done {
     let outage = Outage::new(&call.output, &call.clock);
+    let least = call.least_level();
     let watching = async {
         let logs = async {
             match shows_logs {
                 true => {
                     follow_logs(client, id, &outage, call, |line| {
-                        call.output.note(log_line(line));
+                        if line.level >= least {
+                            call.output.note(log_line(line));
+                        }
                         Ok(())
                     })
                     .await

@@ -45,7 +45,7 @@ pub(super) struct Args {
     /// Watches until it is over, prints its result, and ends with exit code 3 if it did not succeed.
     #[arg(long)]
     watch: bool,
-    /// Shows its log lines; watches too.
+    /// Shows its log lines, those for debugging with --verbose; watches too.
     #[arg(long)]
     logs: bool,
 }
