@@ -167,8 +167,39 @@ mod tests {
     const PUT: &str = "INSERT INTO fact (name, value) VALUES ($1, hex(zeroblob($2)))";
 
     async fn put(db: &Db, name: &'static str, bytes: i64) -> Result<(), DbError> {
-        db.write(move |tx| Box::pin(async move { tx.run(PUT, args![name, bytes]).await.map(drop) }))
-            .await
+        put_and(db, name, bytes, || Ok(())).await
+    }
+
+    /// Writes a row, and then does as it is told.
+    async fn put_and(
+        db: &Db,
+        name: &'static str,
+        bytes: i64,
+        then: impl FnOnce() -> Result<(), DbError> + Send + 'static,
+    ) -> Result<(), DbError> {
+        let written = db.write(move |tx| {
+            Box::pin(async move {
+                tx.run(PUT, args![name, bytes]).await?;
+                then()
+            })
+        });
+        written.await
+    }
+
+    async fn opened() -> (tempfile::TempDir, Db) {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::open(&folder.path().join("waft.db")).await.unwrap();
+        (folder, db)
+    }
+
+    /// Lists what is committed.
+    async fn names(db: &Db) -> Vec<String> {
+        let sql = "SELECT name FROM fact ORDER BY name";
+        let rows = db.reader().await.unwrap().rows(sql, Vec::new()).await;
+        rows.unwrap()
+            .iter()
+            .map(|row| row.get(0).unwrap())
+            .collect()
     }
 
     /// Lets the database grow to so many pages, or no more.
@@ -179,8 +210,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_disk_is_told_to_all_of_its_transaction_and_to_nobody_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let db = Db::open(&folder.path().join("waft.db")).await.unwrap();
+        let (_folder, db) = opened().await;
         grow_to(&db, "PRAGMA max_page_count = 1").await;
         // Queued together: the first two share a transaction, and the third is not taken into it.
         let (small, large, later) = tokio::join!(
@@ -194,5 +224,118 @@ mod tests {
         grow_to(&db, "PRAGMA max_page_count = 100000").await;
         put(&db, "small", 1).await.unwrap();
         put(&db, "large", 1_000_000).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_fails_or_panics_undoes_what_it_wrote_and_nothing_of_its_neighbours() {
+        let (_folder, db) = opened().await;
+        let before = panics::counted();
+        // Queued together, so they share a transaction.
+        let (first, failed, second, panicked, broken, last) = tokio::join!(
+            put(&db, "first", 1),
+            put_and(&db, "failed", 1, || Err(DbError::Raced)),
+            put(&db, "second", 1),
+            put_and(&db, "panicked", 1, || panic!("as planned")),
+            put(&db, "first", 1),
+            put_and(&db, "last", 1, || Ok(())),
+        );
+        first.unwrap();
+        assert!(matches!(failed, Err(DbError::Raced)), "{failed:?}");
+        second.unwrap();
+        assert!(matches!(panicked, Err(DbError::Panicked)), "{panicked:?}");
+        assert!(matches!(broken, Err(DbError::Broken(_))), "{broken:?}");
+        last.unwrap();
+        assert_eq!(names(&db).await, ["first", "last", "second"]);
+        assert!(panics::counted() > before);
+
+        // Also where it is the last of its transaction, or alone in it.
+        let (first, failed) = tokio::join!(
+            put(&db, "third", 1),
+            put_and(&db, "failed", 1, || panic!("as planned")),
+        );
+        first.unwrap();
+        failed.unwrap_err();
+        let alone = put_and(&db, "failed", 1, || Err(DbError::Raced)).await;
+        alone.unwrap_err();
+        assert_eq!(names(&db).await, ["first", "last", "second", "third"]);
+    }
+
+    #[tokio::test]
+    async fn nobody_is_answered_before_the_commit_and_then_it_is_on_the_disk() {
+        let (folder, db) = opened().await;
+        let (open, gate) = oneshot::channel::<()>();
+        // Queued together: the quick one is done before the slow one begins.
+        let quick = tokio::spawn({
+            let db = db.clone();
+            async move { put(&db, "quick", 1).await }
+        });
+        let slow = tokio::spawn({
+            let db = db.clone();
+            async move {
+                let written = db.write(move |tx| {
+                    Box::pin(async move {
+                        gate.await.unwrap();
+                        tx.run(PUT, args!["slow", 1_i64]).await.map(drop)
+                    })
+                });
+                written.await
+            }
+        });
+        for _ in 0..100 {
+            assert!(names(&db).await.is_empty());
+            assert!(!quick.is_finished());
+        }
+        open.send(()).unwrap();
+        quick.await.unwrap().unwrap();
+        slow.await.unwrap().unwrap();
+        // What is in the files now is all that a crash would leave.
+        let copy = tempfile::tempdir().unwrap();
+        for name in ["waft.db", "waft.db-wal"] {
+            std::fs::copy(folder.path().join(name), copy.path().join(name)).unwrap();
+        }
+        let after = Db::open(&copy.path().join("waft.db")).await.unwrap();
+        assert_eq!(names(&after).await, ["quick", "slow"]);
+        let level = db
+            .write(|tx| Box::pin(tx.row("PRAGMA synchronous", Vec::new())))
+            .await;
+        let level: Result<i64, DbError> = level.unwrap().unwrap().get(0);
+        assert_eq!(level.unwrap(), 2, "FULL: each commit waits for the disk");
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_fails_is_told_to_all_who_hoped_for_it_and_the_next_goes_on() {
+        let (_folder, db) = opened().await;
+        db.memory.forget();
+        let undone = db.memory.undone();
+        let orphan = db.write(|tx| {
+            Box::pin(async move {
+                tx.run("PRAGMA defer_foreign_keys = ON", Vec::new()).await?;
+                let sql = "INSERT INTO schedule (flow_id, refill_at) VALUES (x'00', 0)";
+                tx.run(sql, Vec::new()).await.map(drop)
+            })
+        });
+        let (good, orphan, failed) = tokio::join!(
+            put(&db, "good", 1),
+            orphan,
+            put_and(&db, "failed", 1, || Err(DbError::Raced)),
+        );
+        assert!(matches!(good, Err(DbError::Undone(_))), "{good:?}");
+        assert!(matches!(orphan, Err(DbError::Undone(_))), "{orphan:?}");
+        assert!(matches!(failed, Err(DbError::Raced)), "{failed:?}");
+        assert_eq!(db.memory.undone(), undone + 1);
+        put(&db, "next", 1).await.unwrap();
+        assert_eq!(names(&db).await, ["next"]);
+    }
+
+    #[tokio::test]
+    async fn what_was_queued_is_written_although_nobody_waits_for_it() {
+        let (folder, db) = opened().await;
+        {
+            let mut given_up = std::pin::pin!(put(&db, "orphan", 1));
+            assert!(given_up.as_mut().now_or_never().is_none());
+        }
+        db.close().await;
+        let db = Db::open(&folder.path().join("waft.db")).await.unwrap();
+        assert_eq!(names(&db).await, ["orphan"]);
     }
 }
