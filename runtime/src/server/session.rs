@@ -254,27 +254,42 @@ impl App {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::clock::Clock;
+
+    /// Makes a session of an agent of its own.
+    pub(in crate::server) fn session(
+        nth: u128,
+        offer: Offer,
+        memory: Memory,
+        now: Monotonic,
+    ) -> Session {
+        let kept = agent::Kept {
+            id: AgentId::at(0, nth),
+            realm: String::new(),
+            name: format!("agent-{nth}"),
+            hostname: "host".to_owned(),
+            session_id: SessionId::at(0, nth),
+            version: "0".to_owned(),
+            protocol: 1,
+            offer,
+            slots: 1,
+            seen_at: jiff::Timestamp::UNIX_EPOCH,
+        };
+        Session::new(kept, memory, now)
+    }
+
+    /// Lets a newer session of its agent take its place.
+    pub(in crate::server) fn replace(session: &Session) {
+        session.is_replaced.store(true, Ordering::Relaxed);
+    }
 
     #[test]
     fn a_number_of_an_undone_transaction_is_forgotten() {
         let memory = Memory::default();
-        let kept = agent::Kept {
-            id: AgentId::at(0, 1),
-            realm: String::new(),
-            name: "mira".to_owned(),
-            hostname: "host".to_owned(),
-            session_id: SessionId::at(0, 2),
-            version: "0".to_owned(),
-            protocol: 1,
-            offer: Offer::default(),
-            slots: 1,
-            seen_at: jiff::Timestamp::UNIX_EPOCH,
-        };
         let now = Clock::default().monotonic();
-        let session = Session::new(kept, memory.clone(), now);
+        let session = session(1, Offer::default(), memory.clone(), now);
         assert!(session.satisfies(7, &Requirement::default()));
         session.shun(7, now);
         assert_eq!(session.is_known_to_satisfy(7), Some(true));
@@ -282,5 +297,32 @@ mod tests {
         memory.forget();
         assert_eq!(session.is_known_to_satisfy(7), None);
         assert!(!session.shuns(7, now));
+    }
+
+    #[test]
+    fn a_declined_requirement_is_offered_again_after_a_minute() {
+        let now = Clock::default().monotonic();
+        let session = session(1, Offer::default(), Memory::default(), now);
+        session.shun(7, now);
+        assert!(session.shuns(7, now + (SHUNNED - Duration::from_millis(1))));
+        assert!(!session.shuns(7, now + SHUNNED));
+        assert!(!session.shuns(8, now));
+    }
+
+    #[test]
+    fn a_session_is_forgotten_after_an_hour_of_silence_unless_a_call_is_open() {
+        let now = Clock::default().monotonic();
+        let sessions = Sessions::default();
+        let put = |nth| sessions.put(session(nth, Offer::default(), Memory::default(), now));
+        let (quiet, waits) = (put(1), put(2));
+        waits.open_calls.fetch_add(1, Ordering::Relaxed);
+        let left = |after: Duration| {
+            sessions.forget_silent(now + after);
+            [&quiet, &waits].map(|session| sessions.get(session.id).is_some())
+        };
+        assert_eq!(left(SILENT - Duration::from_millis(1)), [true, true]);
+        quiet.hear(now + Duration::from_secs(1));
+        assert_eq!(left(SILENT), [true, true]);
+        assert_eq!(left(SILENT + Duration::from_secs(1)), [false, true]);
     }
 }
