@@ -204,6 +204,63 @@ async fn a_token_does_what_its_scope_says_and_nothing_once_it_is_revoked() {
 }
 
 #[tokio::test]
+async fn only_the_right_secret_marks_a_token_as_used() {
+    let world = World::new().await;
+    let (right, text) = other(&world, Scope::User, None).await;
+    let last = if text.ends_with('0') { '1' } else { '0' };
+    let wrong = format!("{}{last}", &text[..text.len() - 1]);
+    let wrong = Client::in_process(waft::server::router(&world.app), Some(wrong));
+    let none = ListQuery::default();
+    let id = text.split('_').nth(1).unwrap();
+    let used_at = async || {
+        // It is noted behind the caller's back: what is written after it is there after it.
+        for _ in 0..2 {
+            world.client.create_token(&scratch_token()).await.unwrap();
+        }
+        let tokens = world.client.list_tokens(&none).await.unwrap().items;
+        let own = tokens
+            .iter()
+            .find(|token| token.id.to_string().replace('-', "") == id);
+        own.unwrap().used_at
+    };
+
+    assert_eq!(code(wrong.list_flows(&none).await), "token-wrong");
+    assert_eq!(used_at().await, None);
+    // Nor does a wrong one hide that the right one is used.
+    assert_eq!(code(wrong.list_flows(&none).await), "token-wrong");
+    right.list_flows(&none).await.unwrap();
+    let first = world.app.clock.now();
+    assert_eq!(used_at().await, Some(first));
+    world.clock.pass(Duration::from_secs(59));
+    right.list_flows(&none).await.unwrap();
+    assert_eq!(used_at().await, Some(first), "to the minute");
+    world.clock.pass(Duration::from_secs(2));
+    right.list_flows(&none).await.unwrap();
+    assert_eq!(used_at().await, Some(world.app.clock.now()));
+}
+
+fn scratch_token() -> NewToken {
+    NewToken {
+        name: format!("scratch-{}", rand::random::<u64>()),
+        scope: Scope::ReadOnly,
+        projects: None,
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_was_forgotten_for_its_silence_is_found_again() {
+    let world = World::new().await;
+    world.register("etl").await;
+    let agent = world.agent("mira").await;
+    world.clock.pass(Duration::from_secs(60 * 60));
+    waft::server::duty::cleaner::clean(&world.app)
+        .await
+        .unwrap();
+    let run = world.create("etl").await;
+    assert_eq!(agent.poll(1).await[0].flow_run_id, run.id);
+}
+
+#[tokio::test]
 async fn an_older_session_of_an_agent_ends_and_keeps_its_lease() {
     let world = World::new().await;
     world.register("etl").await;
