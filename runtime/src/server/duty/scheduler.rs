@@ -225,3 +225,128 @@ async fn leave_out_missed(
     }
     flow_run::apply(tx, runs).await
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::artifact::Digest;
+    use crate::model::id::ProjectId;
+    use crate::model::label::Labels;
+    use crate::server::db::{Db, flow, project};
+    use crate::server::registration;
+    use crate::wire::{Location, Project, Registration};
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    /// A database with one project.
+    struct House {
+        db: Db,
+        project: Project,
+        _folder: tempfile::TempDir,
+    }
+
+    impl House {
+        async fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let db = Db::open(&folder.path().join("waft.db")).await.unwrap();
+            let project = Project {
+                id: ProjectId::at(0, 1),
+                name: "demo".to_owned(),
+                description: String::new(),
+                created_at: NOW,
+            };
+            let new = project.clone();
+            db.write(move |tx| Box::pin(async move { project::add(tx, &new).await }))
+                .await
+                .unwrap();
+            Self {
+                db,
+                project,
+                _folder: folder,
+            }
+        }
+
+        /// Registers the flow `etl` with a cron line.
+        async fn register(&self, line: &str) {
+            let artifact = Digest::of(line.as_bytes());
+            let definition = json!({
+                "name": "etl",
+                "tasks": [{
+                    "name": "work",
+                    "body": {"function": "work"},
+                    "skip_on_upstream_skip": true,
+                }],
+                "schedule": {"clocks": [{
+                    "name": "main",
+                    "rule": {"cron": {"line": line, "time_zone": "UTC"}},
+                }]},
+            });
+            let asked = Registration {
+                definition: serde_json::from_value(definition).unwrap(),
+                artifact,
+                artifact_size: 1,
+                location: Location {
+                    root: "file:///flows".to_owned(),
+                    key: format!("sha256/{}", artifact.to_hex()),
+                },
+                labels: Labels::default(),
+                is_paused: false,
+            };
+            let (memory, project) = (self.db.memory.clone(), self.project.clone());
+            let registered = self.db.write(move |tx| {
+                Box::pin(
+                    async move { registration::register(tx, &memory, &project, asked, NOW).await },
+                )
+            });
+            registered.await.unwrap();
+        }
+
+        async fn listed(&self) -> Vec<FlowId> {
+            let mut reader = self.db.reader().await.unwrap();
+            let due = schedule::due(&mut reader, NOW, BATCH).await.unwrap();
+            due.into_iter().map(|one| one.flow_id).collect()
+        }
+
+        /// Fills what was listed, and answers for when runs were made.
+        async fn fill(&self, flow: FlowId) -> Vec<Timestamp> {
+            let memory = self.db.memory.clone();
+            let made = self
+                .db
+                .write(move |tx| Box::pin(async move { fill(tx, &memory, flow, NOW).await }));
+            let mut made: Vec<_> = made.await.unwrap().into_iter().map(|(_, at)| at).collect();
+            made.sort();
+            made
+        }
+    }
+
+    #[tokio::test]
+    async fn a_flow_that_is_paused_after_it_was_listed_gets_no_runs() {
+        let house = House::new().await;
+        house.register("0 * * * *").await;
+        let flow = house.listed().await[0];
+        let pause = house.db.write(move |tx| {
+            Box::pin(async move {
+                flow::set_paused(tx, flow, true).await?;
+                schedule::deactivate(tx, flow).await
+            })
+        });
+        pause.await.unwrap();
+        assert!(house.fill(flow).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_flow_that_is_registered_again_after_it_was_listed_gets_the_runs_of_its_new_version()
+    {
+        let house = House::new().await;
+        house.register("0 * * * *").await;
+        let flow = house.listed().await[0];
+        house.register("30 * * * *").await;
+        let made = house.fill(flow).await;
+        assert_eq!(made.len(), AHEAD);
+        assert_eq!(made[0], NOW + SignedDuration::from_mins(30));
+        // Listed once more by another look at the same moment, it is not filled twice.
+        assert!(house.fill(flow).await.is_empty());
+    }
+}
