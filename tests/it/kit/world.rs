@@ -3,7 +3,8 @@
 //!
 //! Nobody sleeps here: a story waits for a run to be somewhere, and fails with the run's whole story
 //! if that never happens. When a world ends, the house is checked: every history is legal and
-//! without gaps, nothing is left at work, no agent panicked.
+//! without gaps, nothing is left at work, neither server nor agent panicked, and no draft of a file
+//! lies around.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -110,8 +111,9 @@ impl World {
     }
 
     /// Lets those who woke up do what they woke up for: two answers of the server, one after the
-    /// other, stand behind whatever was asked before. The rescuer is called by hand: its own loop may
-    /// be between two looks when time stops, and would sleep on.
+    /// other, stand behind whatever was asked before, and so does a turn of the one who writes. The
+    /// rescuer is called by hand: its own loop may be between two looks when time stops, and would
+    /// sleep on.
     async fn settle(&self) {
         for _ in 0..8 {
             tokio::task::yield_now().await;
@@ -119,6 +121,13 @@ impl World {
         for _ in 0..2 {
             let query = ListQuery::default();
             self.client.list_agents(&query).await.unwrap();
+            if let Some(server) = &self.server {
+                let turn = server
+                    .app
+                    .db
+                    .write(|tx| Box::pin(tx.run("SELECT 1", Vec::new())));
+                turn.await.unwrap();
+            }
         }
         if let Some(server) = &self.server {
             rescue(&server.app).await.unwrap();
@@ -207,12 +216,14 @@ impl World {
         let mut agent = self.agents.remove(name).expect("there is such an agent");
         agent.stop_now();
         patient("the agent to end", agent.wait()).await.unwrap();
+        assert_eq!(agent.panics(), 0, "agent `{name}` panicked");
     }
 
     /// Waits until an agent has ended by itself.
     pub(crate) async fn ends_by_itself(&mut self, name: &str) {
         let mut agent = self.agents.remove(name).expect("there is such an agent");
         patient("the agent to end", agent.wait()).await.unwrap();
+        assert_eq!(agent.panics(), 0, "agent `{name}` panicked");
     }
 
     /// Waits until a guest has written so many lines to `/out/log`, and returns them all.
@@ -252,13 +263,15 @@ impl Drop for World {
                 agent.stop();
                 patient("an agent to finish", agent.wait()).await.unwrap();
             }
-            let faults = self.house_faults().await;
+            let mut faults = self.house_faults().await;
             self.agents.clear();
             // A client in this process holds the server open.
             self.witness.client = Client::new("http://localhost", None).unwrap();
             if let Some(server) = self.server.take() {
                 server.shutdown().await;
             }
+            faults.extend(drafts(self.folder.path()));
+            faults.extend(server_panics());
             faults
         };
         let here = tokio::runtime::Handle::current();
@@ -266,6 +279,28 @@ impl Drop for World {
         let faults = faults.join("\n");
         assert!(faults.is_empty(), "the house is not in order:\n{faults}");
     }
+}
+
+/// Says whether a server of this process has panicked; no test makes one panic on purpose.
+pub(crate) fn server_panics() -> Option<String> {
+    let count = server::panics::counted();
+    (count > 0).then(|| format!("a server panicked, {count} times since the tests began"))
+}
+
+/// Lists files that were begun below a folder and neither kept nor taken away: fetches, compilations
+/// and what is written to a storage.
+fn drafts(folder: &Path) -> Vec<String> {
+    let mut drafts = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.is_dir() {
+            drafts.extend(self::drafts(&path));
+        } else if name.contains(".fetch-") || name.contains(".draft") || name.contains('#') {
+            drafts.push(format!("`{}` was left", path.display()));
+        }
+    }
+    drafts
 }
 
 /// Describes a guest, puts it into a storage, and returns what would register it.

@@ -18,6 +18,10 @@ async fn polls(world: &World, agent: &Arc<Agent>) -> JoinHandle<Vec<ClaimedRun>>
     poll
 }
 
+use waft::wire::Listen;
+
+use crate::kit::witness::patient;
+
 #[tokio::test]
 async fn a_run_goes_to_an_agent_that_satisfies_it() {
     let world = World::new().await;
@@ -193,7 +197,7 @@ async fn a_claim_that_did_not_reach_its_agent_comes_back() {
     let run = world.create("etl").await;
     let agent = world.agent("mira").await;
     assert_eq!(agent.poll(1).await.len(), 1);
-    let listen = waft::wire::Listen {
+    let listen = Listen {
         session_id: agent.session,
         leases: Vec::new(),
         wait_seconds: 0,
@@ -209,6 +213,97 @@ async fn a_claim_that_did_not_reach_its_agent_comes_back() {
     assert_eq!(world.run(run.id).await.state, State::Scheduled);
     let again = agent.poll(1).await;
     assert_eq!((again[0].epoch, again[0].lost), (2, 0));
+}
+
+#[tokio::test]
+async fn a_call_that_listens_ends_when_a_claim_is_overdue_and_the_next_one_gives_it_back() {
+    let world = World::new().await;
+    world.register("etl").await;
+    let listen = |agent: &Agent, leases| {
+        let listen = Listen {
+            session_id: agent.session,
+            leases,
+            wait_seconds: 30,
+        };
+        let client = world.client.clone();
+        tokio::spawn(async move { client.listen(&listen).await.unwrap() })
+    };
+    // Before each call nothing was heard of the agent for so long that it is the call that shows.
+    let begun = async |agent: &Agent| while !is_heard(&world, agent).await {};
+
+    // An agent that knows of its claim is not disturbed.
+    let run = world.create("etl").await;
+    let mira = world.agent("mira").await;
+    let known = lease(&mira.poll(1).await[0]);
+    world.clock.pass(Duration::from_secs(5));
+    let listening = listen(&mira, vec![known]);
+    patient("the call", begun(&mira)).await;
+    world.clock.pass(Duration::from_secs(29));
+    for _ in 0..20 {
+        is_heard(&world, &mira).await;
+    }
+    assert!(!listening.is_finished());
+    world.clock.pass(Duration::from_secs(1));
+    patient("the end of the call", listening).await.unwrap();
+    assert_eq!(world.run(run.id).await.state, State::Claimed);
+
+    // One that does not is asked again: it may have heard of it since it began to listen.
+    let run = world.create("etl").await;
+    let nas = world.agent("nas").await;
+    assert_eq!(nas.poll(1).await[0].flow_run_id, run.id);
+    world.clock.pass(Duration::from_secs(5));
+    let listening = listen(&nas, Vec::new());
+    patient("the call", begun(&nas)).await;
+    let mut seconds = 0;
+    while !listening.is_finished() {
+        assert!(seconds < 10, "it waits on");
+        seconds += 1;
+        world.clock.pass(Duration::from_secs(1));
+        for _ in 0..20 {
+            is_heard(&world, &nas).await;
+        }
+    }
+    assert_eq!(world.run(run.id).await.state, State::Claimed);
+    let listening = listen(&nas, Vec::new());
+    let is_back = async { while world.run(run.id).await.state != State::Scheduled {} };
+    patient("the run to wait again", is_back).await;
+    listening.abort();
+}
+
+/// Tells whether an agent is heard of.
+async fn is_heard(world: &World, agent: &Agent) -> bool {
+    let all = ListQuery::default();
+    let agents = world.client.list_agents(&all).await.unwrap().items;
+    let own = agents.iter().find(|one| one.id == agent.id);
+    own.unwrap().is_polling
+}
+
+#[tokio::test]
+async fn a_run_whose_claims_never_reach_an_agent_is_given_up() {
+    let world = World::new().await;
+    world.register("etl").await;
+    let run = world.create("etl").await;
+    let agent = world.agent("mira").await;
+    let listen = Listen {
+        session_id: agent.session,
+        leases: Vec::new(),
+        wait_seconds: 0,
+    };
+    for epoch in 1..=100 {
+        assert_eq!(agent.poll(1).await[0].epoch, epoch);
+        world.clock.pass(Duration::from_secs(6));
+        world.client.listen(&listen).await.unwrap();
+    }
+    let over = world.run(run.id).await;
+    assert_eq!(
+        (over.state, over.code.as_deref(), over.message.as_str()),
+        (
+            State::Crashed,
+            Some("lost.lease"),
+            "100 claims ended before it started; the last: the claim did not reach its agent"
+        )
+    );
+    assert!(agent.poll(1).await.is_empty());
 }
 
 #[tokio::test]

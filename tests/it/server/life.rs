@@ -586,6 +586,7 @@ async fn everything_is_there_after_a_restart() {
         client,
         clock: test,
         folder,
+        ..
     } = world;
     let clock = app.clock.clone();
     let db = app.db.clone();
@@ -606,6 +607,7 @@ async fn everything_is_there_after_a_restart() {
         client,
         clock: test,
         folder,
+        _house: House,
     };
     assert_eq!(world.run(run.id).await.claims, key.epoch);
     assert_eq!(world.history(run.id).await.len(), 2);

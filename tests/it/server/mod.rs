@@ -18,7 +18,7 @@ use waft::client::{Client, ClientError};
 use waft::clock::{Clock, TestClock};
 use waft::model::artifact::Digest;
 use waft::model::flow::Definition;
-use waft::model::id::{FlowRunId, SessionId};
+use waft::model::id::{AgentId, FlowRunId, SessionId};
 use waft::model::label::Labels;
 use waft::model::requirement::Offer;
 use waft::model::run::{FlowRunMoved, Happening, ResultRef, TaskRunKey, TaskRunMoved, Usage};
@@ -30,6 +30,8 @@ use waft::wire::{
     PROTOCOL, Poll, Registration, Report, ReportBatch, Reported, Transition,
 };
 
+use crate::kit::world::server_panics;
+
 const LEASE: Duration = Duration::from_secs(30);
 const ROOT: &str = "file:///flows";
 
@@ -39,11 +41,16 @@ struct World {
     client: Client,
     clock: TestClock,
     folder: tempfile::TempDir,
+    _house: House,
 }
+
+/// Checks at the end of a world that its server has not panicked.
+struct House;
 
 /// An agent as the server sees one.
 struct Agent {
     client: Client,
+    id: AgentId,
     session: SessionId,
     numbers: AtomicU64,
 }
@@ -67,6 +74,7 @@ impl World {
             client,
             clock: test,
             folder,
+            _house: House,
         }
     }
 
@@ -100,6 +108,7 @@ impl World {
         let session = self.client.open_session(&new).await.unwrap();
         Agent {
             client: self.client.clone(),
+            id: session.agent_id,
             session: session.session_id,
             numbers: AtomicU64::new(0),
         }
@@ -146,6 +155,14 @@ impl World {
         server::duty::scheduler::schedule_all(&self.app)
             .await
             .unwrap();
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_eq!(server_panics(), None);
+        }
     }
 }
 
