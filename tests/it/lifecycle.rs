@@ -2,6 +2,8 @@
 //! how it is stopped. Those in which somebody dies are in `kills`.
 
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use expect_test::expect;
@@ -9,10 +11,12 @@ use serde_json::json;
 
 use waft::agent::Agent;
 use waft::model::label::Labels;
-use waft::model::state::State;
+use waft::model::state::{Event, State};
+use waft::sandbox::{Compiler, Sandbox, Settings};
 use waft::storage::Root;
 use waft::wire::ListQuery;
 
+use crate::kit::program::{WAFT, exists};
 use crate::kit::witness::{code, new_run};
 use crate::kit::world::{HOST, PROJECT, World};
 
@@ -175,6 +179,59 @@ async fn a_damaged_artifact_crashes_the_run_and_names_both_digests() {
     ] {
         assert!(ended.message.contains(part), "{part} in {}", ended.message);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_ready_to_start_in_five_minutes_is_given_back() {
+    let mut world = World::new().await;
+    world.register("echo").await;
+    let folder = tempfile::tempdir().unwrap();
+    let (compiler, begun) = (folder.path().join("compiler"), folder.path().join("begun"));
+    let program = Compiler::Child(compiler.clone());
+    let sandbox = Settings::new(program, folder.path().join("code"), 4);
+    let sandbox = Sandbox::new(sandbox).unwrap();
+    hangs_once(&compiler, &begun);
+    world
+        .agent_with("mira", |settings| settings.sandbox = sandbox)
+        .await;
+    let run = world.run("echo", json!({})).await;
+    exists(&begun).await;
+
+    world.pass(Duration::from_secs(5 * 60 - 1)).await;
+    let waits = world.client.flow_run(run).await.unwrap();
+    assert_eq!((waits.state, waits.claims), (State::Claimed, 1));
+    world.pass(Duration::from_secs(2)).await;
+
+    let ended = world.ends_as(run, State::Success).await;
+    assert_eq!((ended.claims, ended.agent.as_deref()), (2, Some("mira")));
+    let steps = world.transitions(run).await;
+    let back = steps.iter().find(|step| step.event == Some(Event::Lose));
+    let back = back.unwrap();
+    assert_eq!(
+        (back.message.as_str(), back.by.as_str(), back.state),
+        (
+            "it was still not ready to start after 5 minutes",
+            "mira",
+            State::Scheduled
+        )
+    );
+}
+
+/// Writes a compiler that hangs the first time, and is the true one after that.
+///
+/// A shell of its own writes it: a file that this process has open for writing cannot be started.
+fn hangs_once(compiler: &Path, begun: &Path) {
+    let text = format!(
+        "#!/bin/sh\nif mkdir '{}' 2>/dev/null; then exec sleep 600; fi\nexec '{WAFT}' \"$@\"\n",
+        begun.display()
+    );
+    let write = r#"printf '%s' "$1" > "$2" && chmod 700 "$2""#;
+    let mut shell = Command::new("/bin/sh");
+    shell
+        .args(["-c", write, "sh", &text])
+        .arg(compiler)
+        .status()
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,7 +12,9 @@ use crate::client::Client;
 use crate::clock::Clock;
 use crate::model::id::{AgentId, FlowRunId, SessionId};
 use crate::model::requirement::Offer;
-use crate::wire::{self, ErrorBody, LeaseKey, NewSession, PROTOCOL, ReportBatch, Reported};
+use crate::wire::{
+    self, ErrorBody, LeaseKey, NewSession, PROTOCOL, Renewal, Renewed, ReportBatch, Reported,
+};
 
 /// What the server was asked, and what it is to answer.
 #[derive(Default)]
@@ -27,6 +29,10 @@ pub(crate) struct Fake {
     pub(crate) disliked: Option<FlowRunId>,
     /// The leases that it says have lapsed.
     pub(crate) lapsed: Vec<LeaseKey>,
+    /// The renewals that it was asked for.
+    pub(crate) renewals: Vec<Renewal>,
+    /// How many renewals never to answer, as over a connection that is dead.
+    pub(crate) unanswered: u32,
 }
 
 pub(crate) type Shared = Arc<Mutex<Fake>>;
@@ -36,6 +42,21 @@ type Refusal = (StatusCode, Json<ErrorBody>);
 /// Opens a session with a new fake server.
 pub(crate) async fn session() -> (Shared, Session) {
     let fake = Shared::default();
+    let session = open_session(Client::in_process(router(&fake), None)).await;
+    (fake, session)
+}
+
+/// Opens a session with a new fake server at a port, where calls have time limits.
+pub(crate) async fn session_at_a_port() -> (Shared, Session) {
+    let fake = Shared::default();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(axum::serve(listener, router(&fake)).into_future());
+    let session = open_session(Client::new(&url, None).unwrap()).await;
+    (fake, session)
+}
+
+async fn open_session(client: Client) -> Session {
     let hello = NewSession {
         name: "mira".to_owned(),
         hostname: "host".to_owned(),
@@ -47,9 +68,8 @@ pub(crate) async fn session() -> (Shared, Session) {
         },
         slots: 1,
     };
-    let client = Client::in_process(router(&fake), None);
     let opened = Session::open(client, Clock::default(), hello).await;
-    (fake, opened.unwrap().0)
+    opened.unwrap().0
 }
 
 /// Forgets the session that is open.
@@ -60,7 +80,7 @@ pub(crate) fn forget(fake: &Shared) {
 }
 
 fn router(fake: &Shared) -> Router {
-    let (hello, report) = (fake.clone(), fake.clone());
+    let (hello, report, renewal) = (fake.clone(), fake.clone(), fake.clone());
     Router::new()
         .route(
             "/api/agent/session",
@@ -69,6 +89,10 @@ fn router(fake: &Shared) -> Router {
         .route(
             "/api/agent/report",
             post(async move |Json(batch): Json<ReportBatch>| take(&report, batch)),
+        )
+        .route(
+            "/api/agent/renew",
+            post(async move |Json(asked): Json<Renewal>| renew(&renewal, asked).await),
         )
 }
 
@@ -106,6 +130,24 @@ fn take(fake: &Shared, batch: ReportBatch) -> Result<Json<Reported>, Refusal> {
         lost: Vec::new(),
         lapsed,
     }))
+}
+
+async fn renew(fake: &Shared, asked: Renewal) -> Json<Renewed> {
+    let is_unanswered = {
+        let mut fake = fake.lock().unwrap();
+        fake.renewals.push(asked);
+        let is_unanswered = fake.unanswered > 0;
+        fake.unanswered -= u32::from(is_unanswered);
+        is_unanswered
+    };
+    if is_unanswered {
+        std::future::pending::<()>().await;
+    }
+    Json(Renewed {
+        lease_seconds: 1,
+        lost: Vec::new(),
+        lapsed: Vec::new(),
+    })
 }
 
 /// Each hello makes a session of its own.

@@ -316,6 +316,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
+    use crate::agent::fake;
     use crate::model::id::FlowRunId;
 
     const LEASE: Duration = Duration::from_secs(30);
@@ -428,5 +429,31 @@ mod tests {
         assert!(!leases.cancel(key(1)));
         assert!(matches!(*hold.orders().borrow(), Order::Abandon));
         assert!(!leases.cancel(key(2)), "not here");
+    }
+
+    #[tokio::test]
+    async fn a_renewal_without_an_answer_is_given_up_in_time_for_another() {
+        let (fake, session) = fake::session_at_a_port().await;
+        fake.lock().unwrap().unanswered = 1;
+        let leases = Arc::new(Leases::new(Duration::from_secs(1), Clock::default()));
+        // A call waits much longer where nobody says otherwise.
+        let within = Duration::from_secs(10);
+        let hold = leases.hold(key(1), leases.clock.monotonic());
+        let Standing::Until(before) = hold.standing() else {
+            panic!("it has just begun");
+        };
+        let prolonged = async {
+            while hold.standing() == Standing::Until(before) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let renewing = renew(&leases, &session);
+        tokio::select! {
+            () = renewing => unreachable!(),
+            prolonged = tokio::time::timeout(within, prolonged) => prolonged.unwrap(),
+        }
+        let fake = fake.lock().unwrap();
+        assert_eq!(fake.renewals.len(), 2);
+        assert!(fake.renewals.iter().all(|one| one.leases == [key(1)]));
     }
 }

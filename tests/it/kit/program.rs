@@ -207,6 +207,16 @@ impl Drop for Process {
     }
 }
 
+/// Waits until there is such a file or folder.
+pub(crate) async fn exists(path: &Path) {
+    let made = async {
+        while !path.exists() {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    patient(&format!("`{}`", path.display()), made).await;
+}
+
 /// Returns the lines of a file; none if it is not there.
 pub(crate) fn lines_of(file: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(file).unwrap_or_default();
