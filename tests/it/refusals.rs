@@ -8,7 +8,7 @@ use crate::kit::guests::guest;
 use crate::kit::program::WAFT;
 
 /// A guest, and what the one error must say about it.
-const REFUSED: [(&str, &str); 11] = [
+const REFUSED: [(&str, &str); 12] = [
     ("rude-describe-cron", "`61 25 * * *` is not a cron line"),
     (
         "rude-describe-cycle",
@@ -16,6 +16,10 @@ const REFUSED: [(&str, &str); 11] = [
     ),
     ("rude-describe-duplicate", "there are two tasks named `a`"),
     ("rude-describe-fails", "this flow was left unfinished"),
+    (
+        "rude-describe-fickle",
+        "it describes itself differently each time",
+    ),
     ("rude-describe-large", "more than the limit of 2097152"),
     ("rude-describe-loops", "its limit of 5000 ms of CPU time"),
     (

@@ -2,6 +2,8 @@
 //!
 //! What a component may say about itself is checked in `refusals`; here it is what tasks do.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use waft::model::run::TaskRun;
@@ -71,17 +73,25 @@ async fn who_panics_leaves_its_last_words_in_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_opens_too_many_files_hears_of_it_or_fails() {
+async fn who_opens_too_many_files_fails_by_the_limit_and_leaves_none_open() {
     let world = world_of(["rude-files"]).await;
-    let run = world.run("files", json!({})).await;
-    world.ends_as(run, State::Failed).await;
-    let task = first_failed(&world, run).await;
-    assert!(!task.message.is_empty(), "{task:?}");
+    for _ in 0..3 {
+        let run = world.run("files", json!({})).await;
+        world.ends_as(run, State::Failed).await;
+        let task = first_failed(&world, run).await;
+        assert_eq!(task.code.as_deref(), Some("limit.handles"), "{task:?}");
+        let words = "it has more files, streams and requests open than its limit allows";
+        assert_eq!(task.message, words);
+    }
+    let out = world.out();
+    let open = std::fs::read_dir("/proc/self/fd").unwrap();
+    let open = open.filter_map(|one| std::fs::read_link(one.unwrap().path()).ok());
+    assert_eq!(open.filter(|file| file.starts_with(&out)).count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_says_too_much_is_cut_short_and_told_so() {
-    let world = world_of(["rude-log-flood", "rude-card-flood", "rude-stdout"]).await;
+    let world = world_of(["rude-log-flood", "rude-stdout"]).await;
     for flow in ["log_flood", "stdout"] {
         let run = world.run(flow, json!({})).await;
         world.ends_as(run, State::Success).await;
@@ -89,10 +99,31 @@ async fn who_says_too_much_is_cut_short_and_told_so() {
         assert!(usage.log_bytes <= 5 * 1024 * 1024, "{flow}: {usage:?}");
         assert!(!world.log(run).await.is_empty(), "{flow}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_shows_too_much_keeps_what_was_shown_first_and_is_told_so() {
+    let world = world_of(["rude-card-flood", "rude-card-again"]).await;
     let run = world.run("card_flood", json!({})).await;
     world.ends_as(run, State::Success).await;
     let cards = world.client.cards(run).await.unwrap().items;
-    assert!(cards.len() <= 64, "{} cards", cards.len());
+    let titles: BTreeSet<_> = cards.iter().map(|card| card.title.clone()).collect();
+    let first = (0..64).map(|number| format!("card {number}"));
+    assert_eq!(titles, first.collect());
+    // A thousand and a large one.
+    let said = "937 cards were dropped: the attempt reached its limit";
+    assert_eq!(world.log(run).await.last().unwrap(), said);
+
+    // One card costs as often as it is shown: 256 bytes, its title and its text.
+    let run = world.run("card_again", json!({})).await;
+    world.ends_as(run, State::Success).await;
+    assert_eq!(world.client.cards(run).await.unwrap().items.len(), 1);
+    let shown = (1 << 20) / (256 + "one".len() + "text".len());
+    let said = format!(
+        "{} cards were dropped: the attempt reached its limit",
+        100_000 - shown
+    );
+    assert_eq!(*world.log(run).await.last().unwrap(), said);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -472,6 +472,27 @@ async fn what_cannot_be_run_is_refused_by_name() {
 }
 
 #[tokio::test]
+async fn who_needs_more_memories_than_a_module_may_have_is_refused_each_time() {
+    let world = World::new(20);
+    let text = |memories: usize| command(&"(memory 1)".repeat(memories), "(i32.const 0)");
+    let most = world.run(&text(16)).await;
+    assert!(matches!(most.outcome, Outcome::Output(_)), "{most:?}");
+    // The second time from the code that was kept.
+    for _ in 0..2 {
+        let (code, message) = world.refused(&text(17)).await;
+        assert_eq!(code, "rejected.budget");
+        assert!(message.contains("17"), "{message}");
+    }
+    let world = World::new(4);
+    let (code, message) = world.refused(&text(5)).await;
+    assert_eq!(code, "rejected.budget");
+    assert_eq!(
+        message,
+        "it needs 5 memories at one time, more than the 4 of this agent"
+    );
+}
+
+#[tokio::test]
 async fn the_bytes_must_be_those_of_the_digest_and_are_read_once() {
     let world = World::new(4);
     let (_, path) = world.file(&wat::parse_str(command("", "(i32.const 0)")).unwrap());
