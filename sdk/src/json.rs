@@ -192,6 +192,80 @@ mod tests {
         assert_eq!(to_vec(&[f64::NAN, f64::INFINITY]).unwrap(), b"[null,null]");
     }
 
+    /// Numbers in no order, the same in each run of the test (xorshift).
+    fn bits() -> impl Iterator<Item = u64> {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        std::iter::repeat_with(move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        })
+    }
+
+    #[test]
+    fn floats_come_back_to_the_bit() {
+        let edges = [
+            0,
+            1,
+            f64::MIN_POSITIVE.to_bits(),
+            f64::MIN_POSITIVE.to_bits() - 1,
+            f64::MAX.to_bits(),
+            0.1_f64.to_bits(),
+            9_007_199_254_740_993_f64.to_bits(),
+        ];
+        let signed = |bits: u64| [bits, bits | 1 << 63];
+        let doubles = edges.into_iter().flat_map(signed).chain(bits());
+        for value in doubles.map(f64::from_bits).take(200_000) {
+            if !value.is_finite() {
+                continue;
+            }
+            let same = |text: &[u8]| from_slice::<f64>(text).unwrap().to_bits();
+            // As it is written here, as others may write it, and with more digits than it has.
+            for text in [
+                format!("{value:e}"),
+                format!("{value:?}"),
+                format!("{value:.17e}"),
+            ] {
+                assert_eq!(same(text.as_bytes()), value.to_bits(), "{text}");
+            }
+            assert_eq!(same(&to_vec(&value).unwrap()), value.to_bits(), "{value:e}");
+        }
+        // The first is rounded wrongly by whoever reads it as a double first.
+        let singles = [0x15ae_43fd, 1, f32::MAX.to_bits()].into_iter();
+        let singles = singles.chain(bits().map(|bits| bits as u32));
+        for value in singles.map(f32::from_bits).take(200_000) {
+            if !value.is_finite() {
+                continue;
+            }
+            let text = to_vec(&value).unwrap();
+            assert_eq!(from_slice::<f32>(&text).unwrap().to_bits(), value.to_bits());
+        }
+    }
+
+    #[test]
+    fn digits_beyond_what_a_float_holds_are_read_as_std_reads_them() {
+        for bits in bits().take(20_000) {
+            let (digits, exponent) = (bits % 1_000_000_000_000, bits % 600);
+            let text = format!(
+                "{bits}.{digits:012}e{}",
+                i64::try_from(exponent).unwrap() - 330
+            );
+            let Ok(expected) = text.parse::<f64>() else {
+                panic!("std does not read {text}");
+            };
+            match from_slice::<f64>(text.as_bytes()) {
+                Ok(read) => assert_eq!(read.to_bits(), expected.to_bits(), "{text}"),
+                Err(_) => assert!(expected.is_infinite(), "{text}"),
+            }
+        }
+        assert!(from_slice::<f32>(b"1e39").is_err());
+        assert!(from_slice::<f64>(b"1e309").is_err());
+        let values: Vec<serde_json::Value> = from_slice(b"[-0.0,18446744073709551616]").unwrap();
+        assert_eq!(values[0].as_f64().unwrap().to_bits(), (-0.0_f64).to_bits());
+        assert_eq!(values[1].as_f64(), Some(18_446_744_073_709_551_616.0));
+    }
+
     #[test]
     fn escapes_are_read() {
         assert_eq!(

@@ -361,7 +361,14 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
     }
 
     fn deserialize_f32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        self.deserialize_f64(visitor)
+        match self.peek() {
+            // Read as a double and cut to a single it would be rounded twice.
+            Some(b'-' | b'0'..=b'9') => match self.number()?.0.parse::<f32>() {
+                Ok(number) if number.is_finite() => visitor.visit_f32(number),
+                _ => Err(too_large()),
+            },
+            _ => unexpected(&visitor),
+        }
     }
 
     fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -503,8 +510,12 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
 fn float(text: &str) -> Result<f64, Error> {
     match text.parse::<f64>() {
         Ok(number) if number.is_finite() => Ok(number),
-        _ => Err(Error::new(&["the number is out of range"])),
+        _ => Err(too_large()),
     }
+}
+
+fn too_large() -> Error {
+    Error::new(&["the number is out of range"])
 }
 
 /// The elements of an array or the entries of an object.
