@@ -19,9 +19,9 @@ static HEAP: TalcSyncCell<Pages, WasmBinning> = TalcSyncCell::new_wasm(Pages { e
 
 const PAGE: usize = 64 * 1024;
 
-/// What the heap grows by at least, beside what is asked for: a guest that fills its memory piece by piece
-/// calls its host for one page in eight.
-const STRIDE: usize = 8;
+/// Pages that the heap grows by beside those that are asked for, so that a guest which fills its memory
+/// piece by piece calls its host seldom.
+const SPARE: usize = 8;
 
 /// The linear memory, from the end of the static data.
 #[derive(Debug)]
@@ -35,19 +35,21 @@ unsafe impl Source for Pages {
     fn acquire<B: Binning>(talc: &mut Talc<Self, B>, layout: Layout) -> Result<(), ()> {
         unsafe extern "C" {
             static __heap_base: u8;
+            static __heap_end: u8;
         }
 
-        if talc.source.end.is_none() {
+        if !talc.is_metadata_established() {
             let base = (&raw const __heap_base).cast_mut();
-            let size = (memory_size::<0>() * PAGE).saturating_sub(base as usize);
-            // SAFETY: the linker puts nothing behind `__heap_base`, and no other allocator is linked.
+            let size = (&raw const __heap_end as usize).saturating_sub(base as usize);
+            // SAFETY: between these two the linker leaves what the module begins with to the heap. What
+            // lies behind them was grown, perhaps by an allocator of the flow's own, and is theirs.
             talc.source.end = unsafe { talc.claim(base, size) };
             if talc.source.end.is_some() {
                 return Ok(());
             }
         }
         let least = (layout.size() + layout.align()) / PAGE + 1;
-        let mut pages = least + STRIDE.min(memory_size::<0>());
+        let mut pages = least + SPARE;
         let mut grown = memory_grow::<0>(pages);
         if grown == usize::MAX {
             pages = least;
@@ -57,18 +59,23 @@ unsafe impl Source for Pages {
             return Err(());
         }
         let base = (grown * PAGE) as *mut u8;
-        let end = base.wrapping_add(pages * PAGE);
+        // The last byte of a whole memory of 4 GiB is left alone: its end is no address.
+        let end = (base as usize).saturating_add(pages * PAGE) as *mut u8;
+        let size = end as usize - base as usize;
         // SAFETY: these pages are new, and whoever else grows the memory gets others.
         talc.source.end = match talc.source.end {
             Some(old) if old.as_ptr() == base => Some(unsafe { talc.extend(old, end) }),
-            _ => unsafe { talc.claim(base, pages * PAGE) },
+            _ => unsafe { talc.claim(base, size) },
         };
         talc.source.end.map(drop).ok_or(())
     }
 }
 
-/// How every block is aligned: enough for what wasm can load, and so for all but long doubles.
+/// How blocks are aligned for who asks for nothing: what wasm can load, and no more. C may expect 16, for
+/// long doubles only, and wasm loads those wherever they lie; 16 would cost every small block 8 bytes.
 const ALIGNMENT: usize = 8;
+
+const _: () = assert!(size_of::<Head>() <= ALIGNMENT);
 
 /// What is kept before a block: of the C names only `malloc` is told how large it is.
 #[derive(Clone, Copy)]
@@ -162,6 +169,10 @@ unsafe extern "C" fn realloc(block: *mut u8, size: usize) -> *mut u8 {
         let (Some(old), Some(new)) = (head.layout(), head_after.layout()) else {
             return ptr::null_mut();
         };
+        // talc compares the end of a block with that of its place, and the end must be an address.
+        if (block as usize).checked_add(new.size()).is_none() {
+            return ptr::null_mut();
+        }
         let start = HEAP.realloc(block.sub(head.align), old, new.size());
         if start.is_null() {
             return start;

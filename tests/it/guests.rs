@@ -134,4 +134,6 @@ fn memory_keeps_what_was_written_to_it() {
     let peak = &ran.object["tasks"][0]["usage"]["memory_peak_bytes"];
     let peak = peak.as_u64().unwrap();
     assert!(peak < 2 * most + (2 << 20), "{peak} bytes for {most}");
+    let ran = run(home.path(), "bump", &[]);
+    assert_eq!(ran.object["state"], "Success", "{}", ran.talk);
 }

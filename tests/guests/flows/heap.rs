@@ -16,6 +16,7 @@ unsafe extern "C" {
 
 struct Block {
     at: *mut u8,
+    align: usize,
     size: usize,
     byte: u8,
 }
@@ -60,6 +61,11 @@ fn shuffle(steps: u64) -> TaskResult<u64> {
                     let at = next(blocks.len());
                     let block = &mut blocks[at];
                     block.at = realloc(block.at, size);
+                    if block.at as usize % block.align != 0 {
+                        return Err(Signal::fail(format!(
+                            "step {step}: realloc lost the alignment"
+                        )));
+                    }
                     if !block.keeps(size.min(block.size)) {
                         return Err(Signal::fail(format!("step {step}: realloc lost bytes")));
                     }
@@ -94,14 +100,37 @@ fn shuffle(steps: u64) -> TaskResult<u64> {
                 )));
             }
             at.write_bytes(byte, size);
-            blocks.push(Block { at, size, byte });
+            blocks.push(Block {
+                at,
+                align,
+                size,
+                byte,
+            });
         }
         most = most.max(blocks.iter().map(|block| block.size as u64).sum());
-        if blocks.len() > 300 {
-            for block in blocks.drain(..).filter(|block| block.keeps(block.size)) {
+        if blocks.len() > 300 || step + 1 == steps {
+            for block in blocks.drain(..) {
+                if !block.keeps(block.size) {
+                    return Err(Signal::fail(format!(
+                        "step {step}: a block changed at last"
+                    )));
+                }
                 // SAFETY: it is live.
                 unsafe { free(block.at) };
             }
+        }
+    }
+    // SAFETY: blocks of nothing are blocks, and go as they came.
+    unsafe {
+        for at in [
+            malloc(black_box(0)),
+            calloc(black_box(0), 8),
+            realloc(malloc(black_box(8)), black_box(0)),
+        ] {
+            if at.is_null() {
+                return Err(Signal::fail("a block of nothing is none"));
+            }
+            free(black_box(at));
         }
     }
     // SAFETY: what nobody can have is refused; the compiler would answer for itself without the black box.
@@ -117,8 +146,39 @@ fn shuffle(steps: u64) -> TaskResult<u64> {
     Ok(most)
 }
 
-/// Shuffles blocks of memory.
+/// Takes memory until there is no more, and goes on with less. Answers how much there was.
+#[task(memory = "32MiB")]
+fn fill(after: u64) -> TaskResult<u64> {
+    const SIZE: usize = 100_000;
+
+    let _ = after;
+    let mut blocks = Vec::with_capacity(1_000);
+    // SAFETY: blocks are given back once, and each is used within its size.
+    unsafe {
+        loop {
+            let at = black_box(malloc(black_box(SIZE)));
+            if at.is_null() {
+                break;
+            }
+            at.write_bytes(1, SIZE);
+            blocks.push(at);
+        }
+        let count = blocks.len();
+        for at in blocks.drain(count / 2..) {
+            free(at);
+        }
+        let again = black_box(malloc(black_box(SIZE)));
+        if again.is_null() {
+            return Err(Signal::fail("what was given back is not given again"));
+        }
+        Ok(count as u64)
+    }
+}
+
+/// Shuffles blocks of memory, and then takes all there is.
 #[flow]
 fn heap(#[default(20_000u64)] steps: Param<u64>) -> Node<u64> {
-    shuffle(steps)
+    let most = shuffle(steps);
+    fill(most.clone());
+    most
 }
