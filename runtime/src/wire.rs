@@ -510,6 +510,9 @@ pub struct Poll {
 pub struct Claims {
     /// The runs that are now this agent's.
     pub flow_runs: Vec<ClaimedRun>,
+    /// Milliseconds that had passed since the call came when these runs were claimed: so much later
+    /// than the asking, and no more, their leases began.
+    pub waited_ms: u64,
 }
 
 /// A run with everything that an agent needs to execute it.

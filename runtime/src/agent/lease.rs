@@ -20,7 +20,7 @@ use crate::wire::{LeaseKey, Renewal, Renewed};
 
 /// Renewals that may fail in a row before a lease runs out, with a margin.
 const RENEWALS_PER_LEASE: u32 = 3;
-/// Which part of a lease a poll may have taken before its runs are renewed at once.
+/// Which part of a lease an answer to a poll may take before its runs are renewed at once.
 const DELAYS_PER_LEASE: u32 = 10;
 /// How often a lease is looked at while it lasts: the attempts stop at most so much too early.
 const LOOKS_PER_LEASE: u32 = 30;
@@ -72,24 +72,27 @@ impl Leases {
         }
     }
 
-    /// Takes up a run that was claimed by a poll which was asked at `asked`.
+    /// Takes up a run that was claimed at `claimed` or later: when the poll was asked, and what the
+    /// server says it had waited by then.
     ///
-    /// The server's lease began somewhere between that and now. Counted from the asking; a poll that
-    /// had to wait for work leaves too little of the lease by that, so it is renewed at once.
-    pub(crate) fn hold(self: &Arc<Self>, key: LeaseKey, asked: Monotonic) -> Hold {
+    /// An answer that took long has eaten into the lease, so that is renewed at once; one that took
+    /// longer than the lease brings a run that may be somebody else's by now, and is not begun.
+    pub(crate) fn hold(self: &Arc<Self>, key: LeaseKey, claimed: Monotonic) -> Hold {
         let now = self.clock.monotonic();
-        let is_old = now.since(asked) > self.lasts() / DELAYS_PER_LEASE;
-        let from = if is_old { now } else { asked };
-        if is_old {
-            self.hurry.notify_one();
-        }
+        let until = self.until(claimed.min(now));
         let lease = Arc::new(Lease {
             key,
             orders: watch::Sender::new(Order::Go),
-            standing: Mutex::new(Standing::Until(self.until(from))),
+            standing: Mutex::new(Standing::Until(until)),
             reports: AtomicU64::new(0),
         });
+        if until <= now {
+            lease.lapse();
+        }
         lock(&self.held).insert(key, lease.clone());
+        if now.since(claimed) > self.lasts() / DELAYS_PER_LEASE {
+            self.hurry.notify_one();
+        }
         Hold {
             lease,
             leases: self.clone(),
@@ -354,17 +357,26 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_counts_from_its_asking_or_is_renewed_at_once() {
+    fn a_claim_counts_from_its_beginning_however_long_the_answer_takes() {
         let (leases, time) = leases();
-        let asked = leases.clock.monotonic();
+        let claimed = leases.clock.monotonic();
         time.pass(Duration::from_secs(2));
-        let _quick = leases.hold(key(1), asked);
+        let _quick = leases.hold(key(1), claimed);
         assert!(leases.hurry.notified().now_or_never().is_none());
         time.pass(Duration::from_secs(18));
-        let _waited = leases.hold(key(2), asked);
+        let _slow = leases.hold(key(2), claimed);
         assert!(leases.hurry.notified().now_or_never().is_some());
         time.pass(Duration::from_secs(4));
-        assert_eq!(leases.lapse(leases.clock.monotonic()), [key(1)]);
+        let mut lapsed = leases.lapse(leases.clock.monotonic());
+        lapsed.sort_by_key(|key| key.flow_run_id);
+        assert_eq!(lapsed, [key(1), key(2)]);
+        let late = leases.hold(key(3), claimed);
+        assert!(matches!(*late.orders().borrow(), Order::Abandon));
+        assert_eq!(late.standing(), Standing::Lapsed);
+        let early = leases.hold(key(4), leases.clock.monotonic() + LEASE);
+        time.pass(Duration::from_secs(24));
+        assert_eq!(leases.lapse(leases.clock.monotonic()), [key(4)]);
+        drop(early);
     }
 
     #[test]

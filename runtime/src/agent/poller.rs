@@ -13,7 +13,7 @@ use super::execute::execute;
 use super::session::PAUSE_MAX;
 use super::{Agent, Stop};
 use crate::clock::Monotonic;
-use crate::wire::{Claims, LeaseKey, Listen, Poll};
+use crate::wire::{ClaimedRun, Claims, LeaseKey, Listen, Poll};
 
 /// Seconds that the server may keep a poll open.
 const WAIT_SECONDS: u32 = 30;
@@ -34,7 +34,8 @@ pub(super) async fn take_work(agent: &Arc<Agent>, runs: &mut JoinSet<()>) {
             _ = stop.wait_for(|stop| *stop != Stop::No) => return,
         };
         let (asked, claims) = claimed;
-        begin(agent, asked, claims, runs);
+        let since = asked + Duration::from_millis(claims.waited_ms);
+        begin(agent, since, claims.flow_runs, runs);
         if agent.is_once {
             return;
         }
@@ -69,9 +70,9 @@ async fn claim(agent: &Agent) -> (Monotonic, Claims) {
     }
 }
 
-/// Starts the execution of what was claimed.
-fn begin(agent: &Arc<Agent>, asked: Monotonic, claims: Claims, runs: &mut JoinSet<()>) {
-    for claimed in claims.flow_runs {
+/// Starts the execution of runs that were claimed, none of them before `since`.
+fn begin(agent: &Arc<Agent>, since: Monotonic, claimed: Vec<ClaimedRun>, runs: &mut JoinSet<()>) {
+    for claimed in claimed {
         let Some(slot) = agent.slots.take() else {
             // Not held, so not renewed: the server takes it back.
             tracing::warn!(run.id = %claimed.flow_run_id, "not taken: the server gave more runs than were asked for");
@@ -81,7 +82,7 @@ fn begin(agent: &Arc<Agent>, asked: Monotonic, claims: Claims, runs: &mut JoinSe
             flow_run_id: claimed.flow_run_id,
             epoch: claimed.epoch,
         };
-        let hold = agent.leases.hold(key, asked);
+        let hold = agent.leases.hold(key, since);
         tracing::debug!(run.id = %claimed.flow_run_id, flow = %claimed.flow, epoch = claimed.epoch, "claimed");
         runs.spawn(execute(agent.clone(), claimed, hold, slot));
     }

@@ -15,9 +15,10 @@ use super::error::ApiError;
 use super::session::Session;
 use super::turn::deal;
 use super::waiting::Presence;
+use crate::clock::Monotonic;
 use crate::model::id::{FlowRunId, ProjectId};
 use crate::model::limit;
-use crate::wire::ClaimedRun;
+use crate::wire::{ClaimedRun, Claims};
 
 /// Most runs of one claim.
 const CLAIM_MAX: u32 = 256;
@@ -25,7 +26,7 @@ const CLAIM_MAX: u32 = 256;
 const TASK_RUNS_MAX: u32 = limit::TASK_RUNS_MAX as u32;
 
 impl App {
-    /// Claims due runs that the agent satisfies, at most `count`.
+    /// Claims due runs that the agent satisfies, at most `count`, for a call that came at `came`.
     ///
     /// Nothing is claimed once the caller is gone: its runs would wait for a lease to end.
     pub(super) async fn claim(
@@ -33,24 +34,33 @@ impl App {
         session: &Arc<Session>,
         count: u32,
         presence: Presence,
-    ) -> Result<Vec<ClaimedRun>, ApiError> {
+        came: Monotonic,
+    ) -> Result<Claims, ApiError> {
         let (app, session) = (self.clone(), session.clone());
         let count = count.min(CLAIM_MAX);
-        let claimed = self
+        let claims = self
             .db
             .write(move |tx| {
                 Box::pin(async move {
-                    if presence.is_gone() || session.is_replaced() || count == 0 {
-                        return Ok(Vec::new());
-                    }
-                    app.claim_in(tx, &session, count as usize).await
+                    // Taken before the leases begin, since a lease must not seem younger than it is.
+                    let waited = app.clock.monotonic().since(came);
+                    let flow_runs = match presence.is_gone() || session.is_replaced() || count == 0
+                    {
+                        true => Vec::new(),
+                        false => app.claim_in(tx, &session, count as usize).await?,
+                    };
+                    Ok(Claims {
+                        flow_runs,
+                        waited_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
+                    })
                 })
             })
             .await
             .map_err(|error: DbError| ApiError::from(error))?;
-        let ids: Vec<FlowRunId> = claimed.iter().map(|run| run.flow_run_id).collect();
+        let claimed = claims.flow_runs.iter();
+        let ids: Vec<FlowRunId> = claimed.map(|run| run.flow_run_id).collect();
         self.tell(&ids);
-        Ok(claimed)
+        Ok(claims)
     }
 
     async fn claim_in(

@@ -106,6 +106,27 @@ async fn a_poll_waits_and_is_woken_by_a_new_run_and_by_one_that_becomes_due() {
 }
 
 #[tokio::test]
+async fn a_claim_says_how_long_its_poll_had_waited() {
+    let world = World::new().await;
+    world.register("etl").await;
+    let agent = world.agent("mira").await;
+    let poll = Poll {
+        session_id: agent.session,
+        free_slots: 1,
+        wait_seconds: 30,
+    };
+    let client = world.client.clone();
+    let claims = tokio::spawn(async move { client.poll(&poll).await.unwrap() });
+    while world.app.waiting_polls() == 0 {
+        tokio::task::yield_now().await;
+    }
+    world.clock.pass(Duration::from_secs(20));
+    world.create("etl").await;
+    let claims = claims.await.unwrap();
+    assert_eq!((claims.flow_runs.len(), claims.waited_ms), (1, 20_000));
+}
+
+#[tokio::test]
 async fn a_registration_wakes_who_may_take_what_waits_since() {
     let world = World::new().await;
     world.register("etl").await;

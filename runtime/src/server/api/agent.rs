@@ -133,25 +133,25 @@ pub(super) async fn poll(
     Json(poll): Json<Poll>,
 ) -> Answer<Answered<Claims>> {
     access.may_work()?;
+    let came = app.clock.monotonic();
     let session = app.session(&access, poll.session_id).await?;
     let _open = app.open_call(&session);
     let end = app.patience(poll.wait_seconds);
     if poll.free_slots == 0 {
-        let flow_runs = Vec::new();
-        return Ok(Answered(Claims { flow_runs }));
+        return Ok(Answered(Claims {
+            flow_runs: Vec::new(),
+            waited_ms: 0,
+        }));
     }
     loop {
         let place = app.waiting.enter(session.clone());
         // Never cut short: what it claims must reach the agent.
-        let flow_runs = app
-            .claim(&session, poll.free_slots, place.presence())
+        let claims = app
+            .claim(&session, poll.free_slots, place.presence(), came)
             .await?;
         // What woke it meanwhile is passed on to the next in line with its place.
-        if !flow_runs.is_empty() {
-            return Ok(Answered(Claims { flow_runs }));
-        }
-        if !app.wait_for(place.woken(), end).await {
-            return Ok(Answered(Claims { flow_runs }));
+        if !claims.flow_runs.is_empty() || !app.wait_for(place.woken(), end).await {
+            return Ok(Answered(claims));
         }
         place.heard();
         if session.is_replaced() {
