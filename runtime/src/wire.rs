@@ -593,6 +593,10 @@ pub struct Listen {
     pub session_id: SessionId,
     /// The runs it is at work on.
     pub leases: Vec<LeaseKey>,
+    /// Whether it takes no more runs: said again with each call, since a server that was started anew
+    /// has forgotten it.
+    #[serde(default)]
+    pub has_left: bool,
     /// Seconds to wait if there is nothing, 0 to 30.
     pub wait_seconds: u32,
 }

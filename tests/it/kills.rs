@@ -10,11 +10,13 @@ use std::time::Duration;
 use expect_test::expect;
 use serde_json::json;
 
+use waft::clock::Clock;
 use waft::model::id::FlowRunId;
 use waft::model::state::State;
+use waft::wire::ListQuery;
 
 use crate::kit::program::{Processes, line_with, lines, lines_of};
-use crate::kit::witness::Witness;
+use crate::kit::witness::{Witness, patient};
 use crate::kit::world::{LEASE, World};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -116,6 +118,31 @@ async fn kill_9_of_the_server_in_mid_run() {
     assert_steps(&lines_of(&world.out_log()), 0);
     assert_in_order(&world).await;
     assert_eq!(mira.terminate().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_leaves_has_left_a_server_that_is_started_anew_too() {
+    let mut world = Processes::start(SHORT_LEASE).await;
+    world.register("naps").await;
+    let mira = world.agent("mira");
+    let run = world.run("naps", json!({"millis": 3_600_000})).await;
+    world.is(run, State::Running).await;
+    let shown = async |world: &Processes| {
+        let agents = world.client.list_agents(&ListQuery::default()).await;
+        agents.unwrap().items.remove(0)
+    };
+    let has_left = async |world: &Processes| while shown(world).await.is_polling {};
+    mira.drain();
+    patient("the agent to leave", has_left(&world)).await;
+
+    world.kill_server();
+    let before = Clock::default().now();
+    world.start_server().await;
+    let heard = async { while shown(&world).await.seen_at < before {} };
+    patient("the server to hear of the agent", heard).await;
+    patient("the agent to have left", has_left(&world)).await;
+    world.client.cancel(run).await.unwrap();
+    assert_eq!(mira.ends().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -95,6 +95,7 @@ pub(super) async fn listen(agent: &Agent) {
             let listen = Listen {
                 session_id,
                 leases: agent.leases.keys(),
+                has_left: agent.session.has_left(),
                 wait_seconds: WAIT_SECONDS,
             };
             async move { client.listen(&listen).await }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub(crate) struct Session {
     resting: Mutex<HashMap<String, Monotonic>>,
     opened: Mutex<SessionId>,
     opening: tokio::sync::Mutex<()>,
+    /// Whether the agent takes no more runs.
+    has_left: AtomicBool,
     /// Counts the answers that ended an outage.
     returns: watch::Sender<u64>,
 }
@@ -71,6 +74,7 @@ impl Session {
             resting: Mutex::default(),
             opened: Mutex::new(opened.session_id),
             opening: tokio::sync::Mutex::default(),
+            has_left: AtomicBool::new(false),
             returns: watch::Sender::new(0),
         };
         Ok((session, opened))
@@ -117,12 +121,18 @@ impl Session {
 
     /// Tells the server that this agent takes no more runs, so that nobody counts on it.
     ///
-    /// Tried once: a server that does not hear it finds out a moment after the agent's last call.
+    /// Tried once: a server that does not hear it, or forgets it, is told by whoever listens next.
     pub(crate) async fn leave(&self, within: Duration) {
+        self.has_left.store(true, Ordering::Relaxed);
         let session_id = self.opened();
         if let Err(error) = self.client.leave(&Leave { session_id }, within).await {
             tracing::debug!(error = %error, "the server was not told that the agent leaves");
         }
+    }
+
+    /// Tells whether the agent takes no more runs.
+    pub(crate) fn has_left(&self) -> bool {
+        self.has_left.load(Ordering::Relaxed)
     }
 
     /// Stops offering a root for a while, since a fetch from it was refused.

@@ -175,9 +175,14 @@ impl Process {
         self.signal(Signal::CONT);
     }
 
+    /// Asks it to end once it has done what it has begun.
+    pub(crate) fn drain(&self) {
+        self.signal(Signal::TERM);
+    }
+
     /// Asks it to end, and waits until it has; returns its exit code.
     pub(crate) async fn terminate(self) -> Option<i32> {
-        self.signal(Signal::TERM);
+        self.drain();
         self.ends().await
     }
 

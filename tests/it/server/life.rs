@@ -476,6 +476,7 @@ async fn a_cancel_reaches_the_agent_that_listens() {
             let listen = Listen {
                 session_id,
                 leases: vec![lease],
+                has_left: false,
                 wait_seconds: 30,
             };
             client.listen(&listen).await.unwrap()

@@ -171,6 +171,9 @@ pub(super) async fn listen(
 ) -> Answer<Answered<Orders>> {
     access.may_work()?;
     let session = app.session(&access, listen.session_id).await?;
+    if listen.has_left {
+        session.leave();
+    }
     let _open = app.open_call(&session);
     let end = app.patience(listen.wait_seconds);
     let listener = app.sessions.listening.listen(session.agent_id);
