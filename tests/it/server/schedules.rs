@@ -155,6 +155,26 @@ async fn of_what_was_missed_only_the_newest_is_made_up_for() {
 }
 
 #[tokio::test]
+async fn what_was_deleted_ahead_is_not_made_up_for_and_the_one_before_it_is() {
+    let world = World::new().await;
+    let asked = hourly("etl", "0 * * * *");
+    world.client.register("demo", &asked).await.unwrap();
+    world.schedule().await;
+    let runs = world.client.list_flow_runs(&ListQuery::default()).await;
+    let mut runs = runs.unwrap().items;
+    runs.sort_by_key(|run| run.scheduled_at);
+    world.client.delete_flow_run(runs[2].id).await.unwrap();
+    world.clock.pass(Duration::from_secs(3 * 3600 + 60));
+    world.schedule().await;
+    let due = dues(&world).await;
+    assert_eq!(
+        due[..2],
+        ["2026-03-01T02:00:00Z", "2026-03-01T04:00:00Z"],
+        "the third was deleted"
+    );
+}
+
+#[tokio::test]
 async fn what_was_due_before_the_server_went_away_was_not_missed() {
     let world = World::new().await;
     world

@@ -111,10 +111,12 @@ async fn fill(
         schedule::deactivate(tx, due.flow_id).await?;
         return Ok(Vec::new());
     };
+    let left_out = schedule::left_out(tx, due.flow_id).await?;
+    let is_wanted = |tick: &Tick| !left_out.contains(&(tick.clock.clone(), tick.at));
     let ahead = rule.next_after(now, AHEAD);
     let mut wanted = Vec::new();
     if now.duration_since(due.refill_at) > MISSED {
-        let newest = newest_missed(rule, due.refill_at, now);
+        let newest = newest_missed(rule, due.refill_at, now, is_wanted);
         leave_out_missed(tx, due, newest.as_ref(), now).await?;
         wanted.extend(newest);
     } else {
@@ -123,8 +125,7 @@ async fn fill(
         wanted.extend(since.into_iter().filter(|tick| tick.at <= now));
     }
     wanted.extend(ahead.iter().cloned());
-    let left_out = schedule::left_out(tx, due.flow_id).await?;
-    wanted.retain(|tick| !left_out.contains(&(tick.clock.clone(), tick.at)));
+    wanted.retain(is_wanted);
     let requirement_id = flow_version::requirement_id(tx, version.id).await?;
     let mut made = Vec::new();
     for tick in wanted {
@@ -174,11 +175,16 @@ pub(crate) async fn make(
     flow_run::add(tx, &new).await
 }
 
-/// Finds the newest instant that passed while no server was up.
+/// Finds the newest instant that passed while no server was up, of those that are wanted.
 ///
 /// Years of a schedule that ticks each second are not walked through: when there are too many
 /// instants the search begins anew an hour ago.
-fn newest_missed(rule: &Schedule, from: Timestamp, now: Timestamp) -> Option<Tick> {
+fn newest_missed(
+    rule: &Schedule,
+    from: Timestamp,
+    now: Timestamp,
+    is_wanted: impl Fn(&Tick) -> bool,
+) -> Option<Tick> {
     const STEP: usize = 1_000;
     const STEPS: usize = 20;
     let hour_ago = now
@@ -191,7 +197,11 @@ fn newest_missed(rule: &Schedule, from: Timestamp, now: Timestamp) -> Option<Tic
         for _ in 0..STEPS {
             let ticks = rule.next_after(at, STEP);
             let passed = ticks.partition_point(|tick| tick.at <= now);
-            newest = ticks[..passed].last().cloned().or(newest);
+            let mut latest_first = ticks[..passed].iter().rev();
+            newest = latest_first
+                .find(|tick| is_wanted(tick))
+                .cloned()
+                .or(newest);
             if passed < STEP {
                 return newest;
             }
