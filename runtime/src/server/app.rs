@@ -136,16 +136,27 @@ impl App {
     }
 
     /// Tells everybody concerned that a run waits: polls if it is due, else the ringer.
+    ///
+    /// Whoever announces has written the run already. So nothing fails here: polls that cannot be
+    /// woken now are left to the ringer.
     pub(super) async fn announce(
         &self,
         requirement_id: i64,
         scheduled_at: Timestamp,
         count: usize,
-    ) -> Result<(), DbError> {
-        if scheduled_at > self.clock.now() {
-            self.dues.add(scheduled_at, requirement_id);
-            return Ok(());
+    ) {
+        if scheduled_at <= self.clock.now() {
+            let Err(error) = self.wake(requirement_id, count).await else {
+                return;
+            };
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "polls could not be woken at once");
         }
+        self.dues.add(scheduled_at, requirement_id);
+    }
+
+    /// Wakes polls for due runs.
+    pub(super) async fn wake(&self, requirement_id: i64, count: usize) -> Result<(), DbError> {
         if self.waiting.count() == 0 {
             return Ok(());
         }

@@ -287,8 +287,7 @@ async fn give_back_undelivered(
         .iter()
         .filter(|run| run.state == RunState::Scheduled)
     {
-        app.announce(run.requirement_id, run.scheduled_at, 1)
-            .await?;
+        app.announce(run.requirement_id, run.scheduled_at, 1).await;
     }
     Ok(())
 }
@@ -352,7 +351,7 @@ pub(super) async fn report(
         session.shun(id, app.clock.monotonic());
     }
     for id in outcome.waiting {
-        app.announce(id, now, 1).await?;
+        app.announce(id, now, 1).await;
     }
     Ok(Answered(Reported {
         lost: outcome.lost,

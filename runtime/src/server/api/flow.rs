@@ -84,7 +84,7 @@ pub(super) async fn register(
     // An agent that polls already may take from now what it could not take before.
     for line in waiting {
         app.announce(line.requirement_id, line.scheduled_at, line.count)
-            .await?;
+            .await;
     }
     Ok(Answered(registered))
 }

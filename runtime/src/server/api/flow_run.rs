@@ -129,8 +129,7 @@ pub(super) async fn create(
     };
     let run = made.flow_run;
     if run.state == RunState::Scheduled {
-        app.announce(made.requirement_id, run.scheduled_at, 1)
-            .await?;
+        app.announce(made.requirement_id, run.scheduled_at, 1).await;
     }
     Ok(Answered(run))
 }

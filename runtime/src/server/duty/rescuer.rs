@@ -83,8 +83,7 @@ pub async fn rescue(app: &App) -> Result<usize, DbError> {
     let ids: Vec<FlowRunId> = rescued.iter().map(|run| run.id).collect();
     app.tell(&ids);
     for run in rescued.iter().filter(|run| run.state == State::Scheduled) {
-        app.announce(run.requirement_id, run.scheduled_at, 1)
-            .await?;
+        app.announce(run.requirement_id, run.scheduled_at, 1).await;
     }
     Ok(rescued.len())
 }

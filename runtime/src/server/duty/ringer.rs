@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 
 use super::{note, rest};
@@ -15,6 +15,8 @@ use crate::server::db::{DbError, flow_run};
 const REST_MIN: Duration = Duration::from_millis(10);
 /// The longest rest: the wall clock may have been set in the meantime.
 const REST_MAX: Duration = Duration::from_secs(5);
+/// How long it waits before it tries to ring again what could not be rung.
+const AGAIN: SignedDuration = SignedDuration::from_secs(1);
 
 /// Instants at which runs become due, with their requirements. One too many does no harm.
 #[derive(Default)]
@@ -42,12 +44,6 @@ impl Dues {
             .collect()
     }
 
-    /// Puts back what could not be rung, for the next time; nobody is nudged.
-    fn put_back(&self, dues: impl Iterator<Item = (Timestamp, i64)>) {
-        let mut instants = self.instants.lock().unwrap_or_else(PoisonError::into_inner);
-        instants.extend(dues);
-    }
-
     fn first(&self) -> Option<Timestamp> {
         let instants = self.instants.lock().unwrap_or_else(PoisonError::into_inner);
         instants.first().map(|(at, _)| *at)
@@ -64,7 +60,6 @@ pub(super) async fn keep(app: App) {
             Some(at) => Duration::try_from(at.duration_since(now)).unwrap_or_default(),
             None => REST_MAX,
         };
-        // Never without a breath, or what could not be rung would be tried in a tight loop.
         let time = time.clamp(REST_MIN, REST_MAX);
         if !rest(&app, time, app.dues.nudge.notified()).await {
             return;
@@ -80,41 +75,79 @@ async fn read(app: &App) -> Result<(), DbError> {
     Ok(())
 }
 
-/// Wakes a poll for each run that has become due.
+/// Wakes a poll for each run that has become due. One that cannot be rung is tried again a moment
+/// later, and holds up no other.
 ///
 /// # Errors
 ///
-/// The database's.
+/// The database's, of the last that failed.
 pub async fn ring(app: &App) -> Result<(), DbError> {
     let now = app.clock.now();
-    let mut dues = app.dues.take(now).into_iter();
-    while let Some((at, requirement_id)) = dues.next() {
+    let again = now.saturating_add(AGAIN).unwrap_or(now);
+    let mut rung = Ok(());
+    for (_, requirement_id) in app.dues.take(now) {
         // Several runs may be due at one instant; who is woken for nothing waits again.
-        if let Err(error) = app.announce(requirement_id, now, usize::MAX).await {
-            app.dues
-                .put_back([(at, requirement_id)].into_iter().chain(dues));
-            return Err(error);
+        let woken = app.wake(requirement_id, usize::MAX).await;
+        if woken.is_err() {
+            app.dues.add(again, requirement_id);
+            rung = woken;
         }
     }
-    Ok(())
+    rung
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
 
-    #[test]
-    fn what_was_put_back_is_taken_again() {
-        let dues = Dues::default();
-        let now = Timestamp::UNIX_EPOCH;
-        let later = Timestamp::MAX;
-        for due in [(now, 1), (now, 2), (later, 3)] {
-            dues.add(due.0, due.1);
-        }
-        let taken = dues.take(now);
-        assert_eq!(taken, [(now, 1), (now, 2)]);
-        assert_eq!(dues.first(), Some(later));
-        dues.put_back(taken.into_iter().skip(1));
-        assert_eq!(dues.take(now), [(now, 2)]);
+    use super::*;
+    use crate::clock::Clock;
+    use crate::model::requirement::{Offer, Requirement};
+    use crate::server::db::memory::Memory;
+    use crate::server::db::requirement;
+    use crate::server::session::tests::session;
+    use crate::server::{self, ServerSettings};
+
+    /// A requirement that is not in the database.
+    const UNKNOWN: i64 = -1;
+
+    #[tokio::test]
+    async fn what_cannot_be_rung_is_tried_again_and_holds_up_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (clock, time) = Clock::test(Timestamp::UNIX_EPOCH);
+        let settings = ServerSettings {
+            listen: ([127, 0, 0, 1], 0).into(),
+            db: folder.path().join("waft.db"),
+            lease: Duration::from_secs(30),
+            hosts: Vec::new(),
+            clock: clock.clone(),
+        };
+        let (app, _) = server::open(&settings).await.unwrap();
+        let interned = app.db.write(|tx| {
+            Box::pin(async move { requirement::intern(tx, &Requirement::default()).await })
+        });
+        let known = interned.await.unwrap();
+        let enter = |nth| {
+            let session = session(nth, Offer::default(), Memory::default(), clock.monotonic());
+            app.waiting.enter(Arc::new(session))
+        };
+
+        let place = enter(1);
+        app.announce(UNKNOWN, clock.now(), 1).await;
+        app.announce(known, clock.now(), 1).await;
+        assert_eq!(app.waiting.count(), 0, "it was woken for the second");
+        drop(place);
+
+        let _place = enter(2);
+        app.dues.add(clock.now(), known);
+        assert_eq!(
+            app.dues.first(),
+            Some(clock.now()),
+            "the first is not forgotten"
+        );
+        ring(&app).await.unwrap_err();
+        assert_eq!(app.waiting.count(), 0, "it was rung for the second");
+        time.pass(Duration::from_secs(1));
+        assert_eq!(app.dues.take(clock.now()), [(clock.now(), UNKNOWN)]);
     }
 }

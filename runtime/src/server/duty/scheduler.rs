@@ -87,7 +87,7 @@ pub async fn schedule_all(app: &App) -> Result<Option<Timestamp>, DbError> {
                 continue;
             };
             for (requirement_id, at) in made {
-                app.announce(requirement_id, at, 1).await?;
+                app.announce(requirement_id, at, 1).await;
             }
         }
     }
