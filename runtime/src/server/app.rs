@@ -9,14 +9,14 @@ use tokio::sync::watch;
 
 use super::access::Known;
 use super::changes::Changes;
-use super::db::{Db, DbError};
+use super::db::{Db, DbError, flow_run};
 use super::duty::ringer::Dues;
 use super::page::login::Logins;
 use super::session::Sessions;
 use super::turn::Turns;
 use super::waiting::Waiting;
 use crate::clock::{Clock, Monotonic};
-use crate::model::id::FlowRunId;
+use crate::model::id::{FlowRunId, FlowVersionId};
 
 /// One server. Cheap to clone.
 #[derive(Clone)]
@@ -153,6 +153,26 @@ impl App {
             tracing::error!(error, "polls could not be woken at once");
         }
         self.dues.add(scheduled_at, requirement_id);
+    }
+
+    /// Announces every run of a version that waits.
+    pub(super) async fn announce_version(&self, version: FlowVersionId) {
+        let listed = async {
+            let mut reader = self.db.reader().await?;
+            flow_run::waiting(&mut reader, version, self.clock.now()).await
+        };
+        match listed.await {
+            Ok(lines) => {
+                for line in lines {
+                    self.announce(line.requirement_id, line.scheduled_at, line.count)
+                        .await;
+                }
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "polls were not told what a registration has changed");
+            }
+        }
     }
 
     /// Wakes polls for due runs.

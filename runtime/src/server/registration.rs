@@ -1,13 +1,13 @@
 //! Registering a version of a flow, in one transaction.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
 use super::db::flow_version::{self, Version};
 use super::db::memory::Memory;
 use super::db::tx::Tx;
-use super::db::{DbError, flow, location, requirement, schedule};
+use super::db::{DbError, flow, flow_run, location, requirement, schedule};
 use super::duty::scheduler;
 use crate::model::flow::Definition;
 use crate::model::id::{FlowId, FlowVersionId};
@@ -18,8 +18,8 @@ use crate::wire::{Project, Registered, Registration};
 pub struct Done {
     /// What its caller is told.
     pub registered: Registered,
-    /// The number of the requirement with which runs may wait since then that did not before.
-    pub changed: Option<i64>,
+    /// The version of which runs may wait since then with a requirement that they did not have before.
+    pub changed: Option<FlowVersionId>,
 }
 
 /// Registers a version of a flow in a project.
@@ -50,7 +50,7 @@ pub async fn register(
         own.artifact == asked.artifact && own.definition_hash == hash && own.labels == asked.labels
     });
     if let (Some(version), Some(before)) = (same, &before) {
-        let changed = refresh_places(tx, version).await?;
+        let has_changed = refresh_places(tx, memory, version).await?;
         if before.is_archived {
             flow::follow(tx, before.id, version.id).await?;
         }
@@ -63,7 +63,7 @@ pub async fn register(
         }
         return Ok(Done {
             registered: registered(version, false, Vec::new()),
-            changed,
+            changed: has_changed.then_some(version.id),
         });
     }
     let added = match &current {
@@ -89,21 +89,21 @@ pub async fn register(
         places: names.zip(0..).collect(),
         definition: asked.definition,
     };
-    let requirement_id = add(tx, &version, before.is_some(), asked.is_paused, now).await?;
+    add(tx, &version, before.is_some(), asked.is_paused, now).await?;
     Ok(Done {
         registered: registered(&version, true, added),
-        changed: before.map(|_| requirement_id),
+        changed: before.map(|_| version.id),
     })
 }
 
-/// Adds a version and lets its flow follow it; answers with the number of its requirement.
+/// Adds a version and lets its flow follow it.
 async fn add(
     tx: &mut Tx,
     version: &Version,
     is_known: bool,
     is_paused: bool,
     now: Timestamp,
-) -> Result<i64, DbError> {
+) -> Result<(), DbError> {
     let roots = roots(tx, version).await?;
     let needed = version.requirement(&crate::model::label::Labels::default(), roots);
     let requirement_id = requirement::intern(tx, &needed).await?;
@@ -134,8 +134,7 @@ async fn add(
     for (clock, at) in schedule::take_passed(tx, flow_id, now).await? {
         scheduler::make(tx, version, Tick { at, clock }, now).await?;
     }
-    set_schedule(tx, version, now).await?;
-    Ok(requirement_id)
+    set_schedule(tx, version, now).await
 }
 
 /// Lets the scheduler look at the flow, or not.
@@ -152,18 +151,28 @@ async fn roots(tx: &mut Tx, version: &Version) -> Result<BTreeSet<String>, DbErr
     Ok(places.into_iter().map(|place| place.root).collect())
 }
 
-/// Lets runs of a version be fetched from every place where its artifact lies by now; answers with
-/// the number of their new requirement, if it is another one.
-async fn refresh_places(tx: &mut Tx, version: &Version) -> Result<Option<i64>, DbError> {
-    let old = flow_version::requirement_id(tx, version.id).await?;
+/// Lets runs of a version be fetched from every place where its artifact lies by now; answers whether
+/// that are others than before.
+async fn refresh_places(tx: &mut Tx, memory: &Memory, version: &Version) -> Result<bool, DbError> {
+    let own = flow_version::requirement_id(tx, version.id).await?;
     let roots = roots(tx, version).await?;
-    let needed = version.requirement(&crate::model::label::Labels::default(), roots);
-    let new = requirement::intern(tx, &needed).await?;
-    if new == old {
-        return Ok(None);
+    if memory.requirement(tx, own).await?.roots == roots {
+        return Ok(false);
     }
-    flow_version::change_requirement(tx, version.id, old, new).await?;
-    Ok(Some(new))
+    // A run may need more than its version: labels of its own, or the root of its results.
+    let mut changed = BTreeMap::new();
+    for old in flow_run::requirements(tx, version.id)
+        .await?
+        .into_iter()
+        .chain([own])
+    {
+        let mut needed = (*memory.requirement(tx, old).await?).clone();
+        needed.roots.clone_from(&roots);
+        changed.insert(old, requirement::intern(tx, &needed).await?);
+    }
+    flow_version::set_requirement(tx, version.id, changed[&own]).await?;
+    flow_run::change_requirements(tx, version.id, changed).await?;
+    Ok(true)
 }
 
 /// Lists what a definition asks for beyond another.

@@ -253,6 +253,51 @@ async fn bytes_may_lie_in_a_second_place() {
 }
 
 #[tokio::test]
+async fn runs_that_need_more_than_their_version_learn_of_a_second_place_too() {
+    let world = World::new().await;
+    world.register("etl").await;
+    let mut labelled = new_run("etl");
+    labelled.labels = Labels::from_iter(["gpu"]);
+    let label = world.try_create(&labelled).await.unwrap();
+    labelled.scheduled_at = Some(world.app.clock.now() + jiff::SignedDuration::from_secs(60));
+    let later = world.try_create(&labelled).await.unwrap();
+    // One has a result to go on from, and another is at work and comes back only then.
+    let mira = world.agent("mira").await;
+    world.create("etl").await;
+    world.create("etl").await;
+    let claimed = mira.poll(2).await;
+    let [pinned, at_work] = [&claimed[0], &claimed[1]].map(lease);
+    let begun = vec![flow(Event::Start), task("fetch", Event::Start)];
+    mira.tell(pinned, begun).await;
+    let given_back = vec![task("fetch", Event::Succeed), flow(Event::Lose)];
+    mira.tell(pinned, given_back).await;
+
+    let mut cloud = offer();
+    cloud.labels = Labels::from_iter(["gpu"]);
+    cloud.roots = ["s3://bucket", "file:///results"].map(str::to_owned).into();
+    let cloud = world.agent_offering("cloud", cloud).await;
+    assert!(cloud.poll(4).await.is_empty());
+    let cloud = std::sync::Arc::new(cloud);
+    let poll = super::claims::polls(&world, &cloud).await;
+    let mut copied = registration("etl");
+    copied.location.root = "s3://bucket".to_owned();
+    world.client.register("demo", &copied).await.unwrap();
+    let mut ids = vec![poll.await.unwrap()[0].flow_run_id];
+    ids.extend(cloud.poll(4).await.iter().map(|run| run.flow_run_id));
+    ids.sort();
+    let mut expected = vec![label.id, pinned.flow_run_id];
+    expected.sort();
+    assert_eq!(ids, expected);
+    mira.tell(at_work, vec![flow(Event::Decline)]).await;
+    assert_eq!(cloud.poll(4).await[0].flow_run_id, at_work.flow_run_id);
+
+    let poll = super::claims::polls(&world, &cloud).await;
+    world.clock.jump("2026-03-01T01:00:00Z".parse().unwrap());
+    waft::server::duty::ringer::ring(&world.app).await.unwrap();
+    assert_eq!(poll.await.unwrap()[0].flow_run_id, later.id);
+}
+
+#[tokio::test]
 async fn bad_registrations_are_refused() {
     let world = World::new().await;
     let refused = async |asked: &Registration| code(world.client.register("demo", asked).await);

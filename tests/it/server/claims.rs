@@ -9,7 +9,7 @@ use super::*;
 use waft::wire::Leave;
 
 /// Lets an agent poll, and waits until it waits.
-async fn polls(world: &World, agent: &Arc<Agent>) -> JoinHandle<Vec<ClaimedRun>> {
+pub(super) async fn polls(world: &World, agent: &Arc<Agent>) -> JoinHandle<Vec<ClaimedRun>> {
     let agent = agent.clone();
     let poll = tokio::spawn(async move { agent.poll_waiting(1, 30).await });
     while world.app.waiting_polls() == 0 {

@@ -12,7 +12,7 @@ use crate::server::app::App;
 use crate::server::db::flow::{self, Deleted, Found};
 use crate::server::db::realm::Realm;
 use crate::server::db::tx::Tx;
-use crate::server::db::{DbError, flow_run, flow_version, schedule};
+use crate::server::db::{DbError, flow_version, schedule};
 use crate::server::error::{Answer, ApiError, Code};
 use crate::server::extract::{Json, Path, Query};
 use crate::server::registration;
@@ -66,27 +66,22 @@ pub(super) async fn register(
     checked_definition(&asked.definition)?;
     let now = app.clock.now();
     let memory = app.db.memory.clone();
-    let (registered, waiting) = app
+    let done = app
         .db
         .write(move |tx| {
             Box::pin(async move {
                 let project = project::found(tx, &access.realm, &text).await?;
                 let done = registration::register(tx, &memory, &project, asked, now).await?;
-                let waiting = match done.changed {
-                    Some(id) => flow_run::waiting(tx, id).await?,
-                    None => Vec::new(),
-                };
-                Ok::<_, ApiError>((done.registered, waiting))
+                Ok::<_, ApiError>(done)
             })
         })
         .await?;
     app.schedules.notify_one();
     // An agent that polls already may take from now what it could not take before.
-    for line in waiting {
-        app.announce(line.requirement_id, line.scheduled_at, line.count)
-            .await;
+    if let Some(version) = done.changed {
+        app.announce_version(version).await;
     }
-    Ok(Answered(registered))
+    Ok(Answered(done.registered))
 }
 
 fn checked_definition(definition: &Definition) -> Answer<()> {

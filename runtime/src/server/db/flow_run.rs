@@ -4,6 +4,7 @@
 //! `State::after`), and hands it to [`apply`] in the same transaction. The statement there checks the
 //! version and the lease epoch that were read, so that nothing that happened in between is lost.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -492,28 +493,61 @@ pub async fn line(
         .collect()
 }
 
-/// Runs that wait with one requirement and are due at one time.
+/// Lists the requirements of a version's runs that are not over.
+pub async fn requirements(tx: &mut Tx, version: FlowVersionId) -> Result<Vec<i64>, DbError> {
+    let sql = "SELECT DISTINCT requirement_id FROM flow_run INDEXED BY flow_run_live \
+               WHERE ended_at IS NULL AND flow_version_id = $1";
+    let rows = tx.rows(sql, args![version]).await?;
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+static CHANGE: Many = Many::new(
+    "WITH n (version, old, new) AS (VALUES ",
+    "($, $, $)",
+    ") UPDATE flow_run INDEXED BY flow_run_live SET requirement_id = n.new FROM n \
+     WHERE flow_run.ended_at IS NULL AND flow_run.flow_version_id = n.version \
+     AND flow_run.requirement_id = n.old",
+);
+
+/// Gives the runs of a version that are not over other requirements: new ones by the old.
+pub async fn change_requirements(
+    tx: &mut Tx,
+    version: FlowVersionId,
+    changed: BTreeMap<i64, i64>,
+) -> Result<(), DbError> {
+    let rows = changed.into_iter();
+    let rows = rows.map(|(old, new)| args![version, old, new]).collect();
+    tx.run_many(&CHANGE, rows).await.map(drop)
+}
+
+/// Runs that wait with one requirement, due by now or all at one instant to come.
 #[derive(Clone, Copy, Debug)]
 pub struct Waiting {
     /// The number of the requirement.
     pub requirement_id: i64,
-    /// When they are due.
+    /// When the first of them is or was due.
     pub scheduled_at: Timestamp,
     /// How many they are.
     pub count: usize,
 }
 
-/// Lists what waits with a requirement.
-pub async fn waiting(tx: &mut Tx, requirement_id: i64) -> Result<Vec<Waiting>, DbError> {
-    let sql = "SELECT scheduled_at, count(*) FROM flow_run \
-               WHERE state = 'Scheduled' AND requirement_id = $1 GROUP BY scheduled_at";
-    let rows = tx.rows(sql, args![requirement_id]).await?;
+/// Lists what waits of a version.
+pub async fn waiting(
+    tx: &mut Tx,
+    version: FlowVersionId,
+    now: Timestamp,
+) -> Result<Vec<Waiting>, DbError> {
+    let sql = "SELECT requirement_id, min(scheduled_at), count(*) \
+               FROM flow_run INDEXED BY flow_run_waiting \
+               WHERE state = 'Scheduled' AND flow_version_id = $1 \
+               GROUP BY requirement_id, max(scheduled_at, $2)";
+    let rows = tx.rows(sql, args![version, now]).await?;
     rows.iter()
         .map(|row| {
             Ok(Waiting {
-                requirement_id,
-                scheduled_at: row.get(0)?,
-                count: row.get::<u32>(1)? as usize,
+                requirement_id: row.get(0)?,
+                scheduled_at: row.get(1)?,
+                count: row.get::<u32>(2)? as usize,
             })
         })
         .collect()

@@ -147,18 +147,10 @@ pub async fn requirement_id(tx: &mut Tx, id: FlowVersionId) -> Result<i64, DbErr
     tx.row(sql, args![id]).await?.ok_or(DbError::Raced)?.get(0)
 }
 
-/// Gives a version another requirement, since its artifact lies in more places now; the runs that
-/// wait with the old one go with it.
-pub async fn change_requirement(
-    tx: &mut Tx,
-    id: FlowVersionId,
-    old: i64,
-    new: i64,
-) -> Result<(), DbError> {
-    let sql = "UPDATE flow_version SET requirement_id = $2 WHERE id = $1; \
-               UPDATE flow_run SET requirement_id = $2 WHERE flow_version_id = $1 \
-               AND requirement_id = $3 AND state = 'Scheduled'";
-    tx.run(sql, args![id, new, old]).await.map(drop)
+/// Gives a version another requirement, since its artifact lies in more places now.
+pub async fn set_requirement(tx: &mut Tx, id: FlowVersionId, new: i64) -> Result<(), DbError> {
+    let sql = "UPDATE flow_version SET requirement_id = $2 WHERE id = $1";
+    tx.run(sql, args![id, new]).await.map(drop)
 }
 
 /// Finds the id of a version of a flow by its number.
@@ -172,7 +164,7 @@ pub async fn by_number(
     row.map(|row| row.get(0)).transpose()
 }
 
-/// Most bytes of the definitions of one page, beside its first.
+/// Most bytes of the definitions of one page, unless its first alone has more.
 const PAGE_BYTES_MAX: u64 = 4 * MIB;
 
 /// Lists versions of a flow whole, newest first, those before the number `before`; tells whether
