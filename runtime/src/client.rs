@@ -41,6 +41,7 @@ pub struct Client {
     url: String,
     token: Option<String>,
     clock: Clock,
+    answer_bytes_max: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -56,9 +57,12 @@ pub enum ClientError {
     /// The server answered, and said no.
     #[error(transparent)]
     Refused(#[from] Refused),
-    /// No answer came, or none that could be read.
+    /// No answer came.
     #[error(transparent)]
     Unreachable(#[from] Unreachable),
+    /// An answer came, and makes no sense here: another version gave it, or no server of waft.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
 }
 
 /// The server said no.
@@ -85,22 +89,33 @@ pub struct Unreachable {
     pub why: String,
 }
 
+/// The server's answer is none that this client reads.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("cannot read the answer of the server at `{url}`: {why}")]
+pub struct Unreadable {
+    /// The address that was asked.
+    pub url: String,
+    /// What is wrong with the answer.
+    pub why: String,
+}
+
 impl ClientError {
-    /// Returns the refusal's code; none if the server was not reached.
+    /// Returns the refusal's code; none if the server did not refuse.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
         match self {
             Self::Refused(refused) => Some(&refused.code),
-            Self::Unreachable(_) => None,
+            Self::Unreachable(_) | Self::Unreadable(_) => None,
         }
     }
 
     /// Tells whether the same call may go well a moment later: no answer came, or the server said
-    /// that it is too busy or on its way down.
+    /// that it is too busy or on its way down. What cannot be read now never can.
     #[must_use]
     pub const fn is_passing(&self) -> bool {
         match self {
             Self::Unreachable(_) => true,
+            Self::Unreadable(_) => false,
             Self::Refused(refused) => matches!(refused.status, 429 | 502..=504),
         }
     }
@@ -146,6 +161,7 @@ impl Client {
             url: url.trim_end_matches('/').to_owned(),
             token,
             clock: Clock::default(),
+            answer_bytes_max: ANSWER_BYTES_MAX,
         })
     }
 
@@ -157,6 +173,7 @@ impl Client {
             url: "http://localhost".to_owned(),
             token,
             clock: Clock::default(),
+            answer_bytes_max: ANSWER_BYTES_MAX,
         }
     }
 
@@ -520,10 +537,7 @@ impl Client {
 
     async fn call<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
         let bytes = self.send(call).await?;
-        serde_json::from_slice(&bytes).map_err(|error| {
-            self.unreachable(format!("its answer cannot be read: {error}"))
-                .into()
-        })
+        serde_json::from_slice(&bytes).map_err(|error| self.unreadable(error.to_string()).into())
     }
 
     async fn call_empty(&self, call: Call) -> Result<(), ClientError> {
@@ -585,10 +599,15 @@ impl Client {
                 .body(body.clone());
         }
         let unreachable = |error: reqwest::Error| self.unreachable(chain(&error.without_url()));
-        let answer = request.send().await.map_err(unreachable)?;
-        let status = answer.status();
-        let bytes = answer.bytes().await.map_err(unreachable)?;
-        Ok((status, bytes.into()))
+        let mut answer = request.send().await.map_err(unreachable)?;
+        let mut bytes = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(unreachable)? {
+            if bytes.len() + chunk.len() > self.answer_bytes_max {
+                return Err(self.too_large().into());
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok((answer.status(), bytes))
     }
 
     async fn send_in_process(
@@ -615,9 +634,9 @@ impl Client {
             Err(never) => match never {},
         };
         let status = answer.status();
-        let bytes = axum::body::to_bytes(answer.into_body(), ANSWER_BYTES_MAX)
+        let bytes = axum::body::to_bytes(answer.into_body(), self.answer_bytes_max)
             .await
-            .map_err(|error| self.unreachable(error.to_string()))?;
+            .map_err(|_| self.too_large())?;
         Ok((status, bytes.into()))
     }
 
@@ -626,6 +645,18 @@ impl Client {
             url: self.url.clone(),
             why,
         }
+    }
+
+    fn unreadable(&self, why: String) -> Unreadable {
+        Unreadable {
+            url: self.url.clone(),
+            why,
+        }
+    }
+
+    fn too_large(&self) -> Unreadable {
+        let max = self.answer_bytes_max;
+        self.unreadable(format!("it has more than {max} bytes"))
     }
 }
 
@@ -642,7 +673,34 @@ fn chain(error: &reqwest::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use axum::routing::get;
+
     use super::*;
+
+    #[tokio::test]
+    async fn an_answer_that_makes_no_sense_is_not_asked_for_again() {
+        let router = axum::Router::new().route("/api/health", get(async || "welcome to our wifi"));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(axum::serve(listener, router.clone()).into_future());
+        let clients = [
+            Client::new(&url, None).unwrap(),
+            Client::in_process(router, None),
+        ];
+        for mut client in clients {
+            for (max, why) in [
+                (ANSWER_BYTES_MAX, "expected value"),
+                (8, "more than 8 bytes"),
+            ] {
+                client.answer_bytes_max = max;
+                let error = client.health().await.unwrap_err();
+                assert!(!error.is_passing(), "{error}");
+                let text = error.to_string();
+                assert!(text.starts_with("cannot read the answer"), "{text}");
+                assert!(text.contains(why), "{text}");
+            }
+        }
+    }
 
     #[test]
     fn an_address_is_checked_before_anything_is_sent() {

@@ -259,6 +259,11 @@ fn trouble(error: ClientError) -> Trouble {
             tracing::debug!(error = %error, "the server is away");
             Trouble::Away
         }
+        // What runs here goes on until somebody has brought the two versions together.
+        ClientError::Unreadable(error) => {
+            tracing::error!(error = %error, "the server answers otherwise than this version of waft reads");
+            Trouble::Away
+        }
     }
 }
 

@@ -159,6 +159,10 @@ fn hint_on_call(error: &ClientError) -> Option<String> {
         ClientError::Unreachable(_) => {
             Some("waft up starts a server here; --server URL names another".to_owned())
         }
+        ClientError::Unreadable(_) => Some(
+            "--server URL names a server of waft; bring it and this program to the same version"
+                .to_owned(),
+        ),
     }
 }
 

@@ -75,7 +75,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::client::{ClientError, Refused, Unreachable};
+    use crate::client::{ClientError, Refused, Unreachable, Unreadable};
     use crate::clock::TestClock;
 
     type Planned = Result<(), ClientError>;
@@ -130,6 +130,19 @@ mod tests {
         let (answer, count) = ask(&outage, &time, &answers).await;
         assert!(answer.is_ok());
         assert_eq!(count, 21);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_not_waited_out() {
+        let (clock, time) = Clock::test(Timestamp::UNIX_EPOCH);
+        let output = Output::new(false);
+        let outage = Outage::new(&output, &clock);
+        assert!(ask(&outage, &time, &[Ok(())]).await.0.is_ok());
+        let (url, why) = ("http://localhost".to_owned(), "as planned".to_owned());
+        let strange = Unreadable { url, why }.into();
+        let (answer, count) = ask(&outage, &time, &[Err(strange), Ok(())]).await;
+        assert!(answer.is_err());
+        assert_eq!(count, 1);
     }
 
     #[tokio::test]

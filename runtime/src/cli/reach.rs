@@ -48,7 +48,7 @@ impl Reach {
             let usage = Failure::usage(format!("`{url}` is not the address of a server"));
             match error {
                 ClientError::Unreachable(unusable) => usage.or_hint(unusable.why),
-                ClientError::Refused(_) => usage,
+                ClientError::Refused(_) | ClientError::Unreadable(_) => usage,
             }
         })
     }

@@ -8,6 +8,8 @@ use super::access::other;
 use super::*;
 use waft::wire::Scope;
 
+use crate::kit::witness::patient;
+
 /// Sends anything at all, and returns status and code.
 pub(super) async fn raw(
     world: &World,
@@ -282,7 +284,8 @@ async fn runs_that_need_more_than_their_version_learn_of_a_second_place_too() {
     let mut copied = registration("etl");
     copied.location.root = "s3://bucket".to_owned();
     world.client.register("demo", &copied).await.unwrap();
-    let mut ids = vec![poll.await.unwrap()[0].flow_run_id];
+    let woken = patient("the poll", poll).await.unwrap();
+    let mut ids = vec![woken[0].flow_run_id];
     ids.extend(cloud.poll(4).await.iter().map(|run| run.flow_run_id));
     ids.sort();
     let mut expected = vec![label.id, pinned.flow_run_id];
@@ -294,7 +297,8 @@ async fn runs_that_need_more_than_their_version_learn_of_a_second_place_too() {
     let poll = super::claims::polls(&world, &cloud).await;
     world.clock.jump("2026-03-01T01:00:00Z".parse().unwrap());
     waft::server::duty::ringer::ring(&world.app).await.unwrap();
-    assert_eq!(poll.await.unwrap()[0].flow_run_id, later.id);
+    let woken = patient("the poll", poll).await.unwrap();
+    assert_eq!(woken[0].flow_run_id, later.id);
 }
 
 #[tokio::test]
