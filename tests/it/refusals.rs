@@ -66,6 +66,31 @@ fn what_nobody_provides_is_named() {
     expect_refusal("nothing", &nothing, "wasi:cli/run", "rejected.exports");
 }
 
+/// What an agent with more room can run is not refused to its author, nor the other way round.
+#[test]
+fn as_many_memories_may_be_needed_as_an_agent_here_has() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("component.wasm");
+    let text = COMMAND_WITH_A_DOOR
+        .lines()
+        .filter(|line| !line.contains("import"));
+    let text: Vec<_> = text.collect();
+    let two = text
+        .join("\n")
+        .replace("$module ", "$module (memory 1) (memory 1) ");
+    std::fs::write(&file, wat::parse_str(two).unwrap()).unwrap();
+    let inspect_with = |parallel: &str| {
+        let mut waft = inspection(&file, home.path());
+        waft.env("WAFT__AGENT__PARALLEL", parallel)
+            .output()
+            .unwrap()
+    };
+    let output = inspect_with("2");
+    assert!(output.status.success(), "{}", error_of(&output));
+    let said = "it needs 2 memories at one time, more than the 1 of this agent";
+    expect_refusal("two", &inspect_with("1"), said, "rejected.budget");
+}
+
 /// A command that would be fine but for its import.
 const COMMAND_WITH_A_DOOR: &str = r#"(component
     (import "other:thing/door@1.0.0" (instance (export "open" (func))))
@@ -76,12 +101,16 @@ const COMMAND_WITH_A_DOOR: &str = r#"(component
     (export "wasi:cli/run@0.2.0" (instance $exported)))"#;
 
 fn inspect(file: &Path, home: &Path) -> Output {
+    inspection(file, home).output().unwrap()
+}
+
+fn inspection(file: &Path, home: &Path) -> Command {
     let mut waft = Command::new(WAFT);
     waft.arg("inspect")
         .arg(file)
         .env("WAFT_HOME", home)
         .env("NO_COLOR", "1");
-    waft.output().unwrap()
+    waft
 }
 
 fn error_of(output: &Output) -> String {

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use anyhow::Context as _;
 use serde::Deserialize;
 
-use super::component::{Which, sandbox};
+use super::component::{Which, sandbox_of_agent};
 use super::failure::{Done, Failure};
 use super::inspect::size;
 use super::{Call, words};
@@ -43,7 +43,7 @@ pub(super) fn run(args: &Args, call: &Call) -> Done {
         place: args.path.clone(),
         flags: super::command::Flags::default(),
     };
-    let built = call.wait(async { which.load(call, &sandbox(call, 1)?).await })?;
+    let built = call.wait(async { which.load(call, &sandbox_of_agent(call)?).await })?;
     let grants = built.grants();
     if call.output.is_json() {
         return call.output.json(&serde_json::json!({

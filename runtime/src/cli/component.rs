@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::failure::{Done, Failure};
-use super::{Call, build, command};
+use super::{Call, build, command, power};
 use crate::model::artifact::Digest;
 use crate::model::flow::{Definition, Described};
 use crate::sandbox::{Compiler, Kind, Prepared, Sandbox, SandboxError, Settings};
@@ -61,6 +61,16 @@ pub(crate) fn sandbox(call: &Call, stores_max: usize) -> Done<Sandbox> {
         stores_max,
     );
     Sandbox::new(settings).map_err(Failure::from)
+}
+
+/// Makes the one sandbox of a process that only looks at a component: as large as that of an agent
+/// here, so that what is refused to its author is what such an agent would refuse.
+///
+/// # Errors
+///
+/// As for [`sandbox`].
+pub(crate) fn sandbox_of_agent(call: &Call) -> Done<Sandbox> {
+    sandbox(call, power::Flags::default().parallel(call))
 }
 
 /// How long a compilation may take before it is said that there is one.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::component::{Component, Which, sandbox};
+use super::component::{Component, Which, sandbox_of_agent};
 use super::failure::Done;
 use super::{Call, words};
 use crate::config::{Bytes, Millis};
@@ -28,7 +28,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, call: &Call) -> Done {
-    let component = call.wait(async { args.which.load(call, &sandbox(call, 1)?).await })?;
+    let component = call.wait(async { args.which.load(call, &sandbox_of_agent(call)?).await })?;
     if call.output.is_json() {
         return call.output.json(&as_json(&component));
     }

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::Call;
 use super::argument::{label, name};
-use super::component::{Component, Which, sandbox};
+use super::component::{Component, Which, sandbox_of_agent};
 use super::failure::{Done, Failure};
 use super::flow::newest_version;
 use super::reach::Reach;
@@ -68,7 +68,7 @@ pub(super) fn run(args: Args, call: &Call) -> Done {
     call.wait(async {
         // Before a compilation that takes minutes and would be for nothing.
         check_project(&client, &args.project).await?;
-        let component = args.which.load(call, &sandbox(call, 1)?).await?;
+        let component = args.which.load(call, &sandbox_of_agent(call)?).await?;
         let added = added_grants(&client, &args.project, &component).await?;
         show_grants(&component, &added, call);
         if !added.is_empty() {
