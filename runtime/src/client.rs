@@ -463,7 +463,7 @@ impl Client {
             .await
     }
 
-    /// Lists agents, the last heard of first.
+    /// Lists agents by name.
     ///
     /// # Errors
     ///

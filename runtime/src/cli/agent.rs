@@ -234,7 +234,8 @@ fn finishing(at_work: usize) -> String {
 
 async fn list(client: &Client, call: &Call) -> Done {
     let list = async |query: &ListQuery| client.list_agents(query).await;
-    let (agents, _) = pages(ListQuery::default(), usize::MAX, list).await?;
+    let (mut agents, _) = pages(ListQuery::default(), usize::MAX, list).await?;
+    agents.sort_by_key(|agent| std::cmp::Reverse(agent.seen_at));
     if call.output.is_json() {
         return call.output.json(&agents);
     }

@@ -77,7 +77,7 @@ async fn lacks(
     required: &Requirement,
 ) -> Answer<Vec<AgentLack>> {
     let now = app.clock.monotonic();
-    let kept = agent::list(tx, realm, None, AGENTS_MAX).await?;
+    let kept = agent::heard_last(tx, realm, AGENTS_MAX).await?;
     let loads = agent::loads(tx).await?;
     let lack = |kept: agent::Kept| {
         let session = app.sessions.get(kept.session_id);

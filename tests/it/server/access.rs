@@ -172,7 +172,7 @@ async fn a_page_is_cut_after_what_may_be_seen() {
             break;
         }
     }
-    assert_eq!(names, ["agent-2", "agent-1", "agent-0", "mira"]);
+    assert_eq!(names, ["agent-0", "agent-1", "agent-2", "mira"]);
 }
 
 #[tokio::test]
@@ -258,6 +258,29 @@ async fn a_session_that_was_forgotten_for_its_silence_is_found_again() {
         .unwrap();
     let run = world.create("etl").await;
     assert_eq!(agent.poll(1).await[0].flow_run_id, run.id);
+}
+
+#[tokio::test]
+async fn an_agent_that_is_heard_of_between_two_pages_is_on_one_of_them() {
+    let world = World::new().await;
+    let page = async |cursor| {
+        let query = ListQuery {
+            limit: Some(1),
+            cursor,
+            ..ListQuery::default()
+        };
+        let page = world.client.list_agents(&query).await.unwrap();
+        (page.items[0].name.clone(), page.next)
+    };
+    for name in ["nas", "mira"] {
+        world.agent(name).await;
+        world.clock.pass(LEASE);
+    }
+    let (first, next) = page(None).await;
+    world.agent("nas").await;
+    let (second, next) = page(next).await;
+    assert_eq!([first.as_str(), second.as_str()], ["mira", "nas"]);
+    assert_eq!(next, None);
 }
 
 #[tokio::test]

@@ -359,7 +359,7 @@ pub(super) async fn report(
     }))
 }
 
-/// Lists agents, the last heard of first.
+/// Lists agents by name.
 #[utoipa::path(get, path = "/api/agents", tag = "agent", params(ListQuery), responses(
     (status = 200, body = Page<Agent>), (status = "4XX", body = ErrorBody),
 ), security(("token" = [])))]
@@ -373,12 +373,12 @@ pub(super) async fn list(
     let after = match query.cursor.as_deref().map(|text| text.split_once(' ')) {
         None => None,
         Some(None) => return Err(ApiError::new(Code::QueryBad, "`cursor` is not one")),
-        Some(Some((at, id))) => super::cursor(Some(at))?.zip(super::cursor(Some(id))?),
+        Some(Some((name, id))) => super::cursor(Some(id))?.map(|id| (name.to_owned(), id)),
     };
     let mut reader = app.db.reader().await?;
     let mut kept = agent::list(&mut reader, &access.realm, after, limit + 1).await?;
     let next = super::next_of(&mut kept, limit, |last| {
-        format!("{} {}", last.seen_at, last.id)
+        format!("{} {}", last.name, last.id)
     });
     let mut at_work: HashMap<AgentId, Vec<FlowRunId>> = HashMap::new();
     for (agent, run) in agent::at_work(&mut reader).await? {

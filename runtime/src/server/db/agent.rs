@@ -98,23 +98,30 @@ pub async fn of_session(tx: &mut Tx, id: SessionId) -> Result<Option<Kept>, DbEr
     row.map(|row| kept(&row)).transpose()
 }
 
-/// Lists agents, the last heard of first, those after an agent that was heard of then.
+/// Lists agents by name, those after an agent of a name.
 ///
 /// A token that is bound to projects sees the agents of the same binding.
 pub async fn list(
     tx: &mut Tx,
     realm: &Realm,
-    after: Option<(Timestamp, AgentId)>,
+    after: Option<(String, AgentId)>,
     limit: u32,
 ) -> Result<Vec<Kept>, DbError> {
     let sql = select!(
         "WHERE ($1 IS NULL OR realm = $1) \
-         AND ($2 IS NULL OR seen_at < $2 OR (seen_at = $2 AND id > $3)) \
-         ORDER BY seen_at DESC, id LIMIT $4"
+         AND ($2 IS NULL OR (name, id) > ($2, $3)) ORDER BY name, id LIMIT $4"
     );
     let own = (*realm != Realm::All).then(|| realm.word());
-    let (at, id) = after.unzip();
-    let rows = tx.rows(sql, args![own, at, id, limit]).await?;
+    let (name, id) = after.unzip();
+    let rows = tx.rows(sql, args![own, name, id, limit]).await?;
+    rows.iter().map(kept).collect()
+}
+
+/// Lists the agents that were heard of last, the last of them first, as far as the realm sees them.
+pub async fn heard_last(tx: &mut Tx, realm: &Realm, limit: u32) -> Result<Vec<Kept>, DbError> {
+    let sql = select!("WHERE ($1 IS NULL OR realm = $1) ORDER BY seen_at DESC, id LIMIT $2");
+    let own = (*realm != Realm::All).then(|| realm.word());
+    let rows = tx.rows(sql, args![own, limit]).await?;
     rows.iter().map(kept).collect()
 }
 
