@@ -27,6 +27,8 @@ pub struct Memory(Arc<Rows>);
 struct Rows {
     versions: Mutex<HashMap<FlowVersionId, Arc<Version>>>,
     requirements: Mutex<HashMap<i64, Arc<Requirement>>>,
+    /// The requirements that were read since the writer's closure of this moment began.
+    fresh: Mutex<Vec<i64>>,
     undone: AtomicU64,
 }
 
@@ -56,6 +58,7 @@ impl Memory {
             return Ok(known);
         }
         let read = requirement::read(tx, id).await?;
+        locked(&self.0.fresh).push(id);
         Ok(remember(&self.0.requirements, id, read))
     }
 
@@ -63,6 +66,21 @@ impl Memory {
     /// requirement forgets it too when this has changed: the number may come again for another.
     pub(crate) fn undone(&self) -> u64 {
         self.0.undone.load(Ordering::Relaxed)
+    }
+
+    /// Takes note that a closure of the writer begins.
+    pub(super) fn begin(&self) {
+        locked(&self.0.fresh).clear();
+    }
+
+    /// Forgets what was read since then: the closure is undone, and a number that it gave a requirement
+    /// may come again for another. Nobody else has seen that number.
+    pub(super) fn forget_fresh(&self) {
+        let fresh = std::mem::take(&mut *locked(&self.0.fresh));
+        let mut requirements = locked(&self.0.requirements);
+        for id in fresh {
+            requirements.remove(&id);
+        }
     }
 
     /// Forgets everything: a transaction was undone, and what it had read of itself is not true.

@@ -115,7 +115,7 @@ async fn work(mut tx: Tx, mut queue: mpsc::Receiver<Box<dyn Queued>>, memory: Me
             continue;
         }
         let mut done = Vec::new();
-        let committed = batch(&mut tx, first, &mut queue, &mut done).await;
+        let committed = batch(&mut tx, first, &mut queue, &mut done, &memory).await;
         if committed.is_err() {
             // A number that was handed out in a transaction that is undone may come again.
             memory.forget();
@@ -133,11 +133,16 @@ async fn batch(
     first: Box<dyn Queued>,
     queue: &mut mpsc::Receiver<Box<dyn Queued>>,
     done: &mut Vec<Done>,
+    memory: &Memory,
 ) -> Result<(), DbError> {
     let mut next = Some(first);
     while let Some(job) = next {
+        memory.begin();
         let one = job.run(tx).await;
         let is_ok = one.is_ok;
+        if !is_ok {
+            memory.forget_fresh();
+        }
         done.push(one);
         // The database undoes the whole transaction at once when its disk is full, and then has no
         // savepoint either: that is why, and not the missing savepoint.
@@ -161,8 +166,9 @@ async fn batch(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::db::Db;
+    use crate::model::requirement::Requirement;
     use crate::server::db::tx::args;
+    use crate::server::db::{Db, requirement};
 
     const PUT: &str = "INSERT INTO fact (name, value) VALUES ($1, hex(zeroblob($2)))";
 
@@ -258,6 +264,34 @@ mod tests {
         let alone = put_and(&db, "failed", 1, || Err(DbError::Raced)).await;
         alone.unwrap_err();
         assert_eq!(names(&db).await, ["first", "last", "second", "third"]);
+    }
+
+    #[tokio::test]
+    async fn a_requirement_of_who_failed_is_not_remembered_under_its_number() {
+        let (_folder, db) = opened().await;
+        let intern = async |project: &'static str, fails| {
+            let memory = db.memory.clone();
+            let needed = Requirement {
+                project: project.to_owned(),
+                ..Requirement::default()
+            };
+            let interned = db.write(move |tx| {
+                Box::pin(async move {
+                    let id = requirement::intern(tx, &needed).await?;
+                    let known = memory.requirement(tx, id).await?;
+                    match fails {
+                        true => Err(DbError::Raced),
+                        false => Ok(known.project.clone()),
+                    }
+                })
+            });
+            interned.await
+        };
+        intern("kept", false).await.unwrap();
+        let (failed, next) = tokio::join!(intern("failed", true), intern("next", false));
+        failed.unwrap_err();
+        assert_eq!(next.unwrap(), "next");
+        assert_eq!(intern("kept", false).await.unwrap(), "kept");
     }
 
     #[tokio::test]
