@@ -131,7 +131,7 @@ async fn tell_steps(
         let message = message.to_owned();
         agent
             .reports
-            .tell(lease, now, Happening::Step { message })
+            .tell(lease, now, Happening::Preparing { message })
             .await;
     }
     std::future::pending().await

@@ -203,7 +203,7 @@ fn weight(what: &Happening) -> usize {
                 CardContent::Progress { message, .. } => message.len(),
             },
             Happening::FlowRun(moved) => moved.message.len(),
-            Happening::Step { message } => message.len(),
+            Happening::Preparing { message } => message.len(),
             Happening::TaskRun(moved) => {
                 moved.message.len() + moved.denials.iter().map(String::len).sum::<usize>()
             }

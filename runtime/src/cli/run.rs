@@ -212,7 +212,7 @@ impl Story {
             Happening::TaskRun(moved) => self.move_task(at, moved),
             Happening::Log { lines } => lines.iter().for_each(|line| self.tree.say(line)),
             // Only an agent prepares a run.
-            Happening::Step { .. } => {}
+            Happening::Preparing { .. } => {}
             Happening::Card { card } => {
                 self.cards
                     .retain(|old| (&old.task_run, &old.title) != (&card.task_run, &card.title));

@@ -221,7 +221,7 @@ pub enum Happening {
         card: Card,
     },
     /// What keeps a claimed run from its first attempt: it moves nothing.
-    Step {
+    Preparing {
         /// In words, such as `compiling`.
         message: String,
     },

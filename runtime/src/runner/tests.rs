@@ -146,7 +146,7 @@ impl Going {
                 format!("{} lines", lines.len())
             }
             Happening::Card { card } => format!("card {}", card.title),
-            Happening::Step { message } => format!("step {message}"),
+            Happening::Preparing { message } => format!("preparing {message}"),
         })
     }
 

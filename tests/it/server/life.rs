@@ -83,7 +83,7 @@ async fn a_claimed_run_says_what_its_agent_does_with_it() {
     let run = world.create("etl").await;
     let agent = world.agent("mira").await;
     let lease = claim(&agent).await;
-    let step = |message: &str| Happening::Step {
+    let step = |message: &str| Happening::Preparing {
         message: message.to_owned(),
     };
     agent.tell(lease, vec![step("fetching")]).await;

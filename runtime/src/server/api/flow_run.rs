@@ -17,7 +17,7 @@ use crate::server::db::flow_run::{self, Filter, Found, Move, New, Standing};
 use crate::server::db::realm::Realm;
 use crate::server::db::tx::Tx;
 use crate::server::db::{
-    card, flow_version, location, log_line, requirement, schedule, task_run, transition,
+    card, flow_version, left_out, location, log_line, requirement, task_run, transition,
 };
 use crate::server::error::{Answer, ApiError, Code};
 use crate::server::explain;
@@ -477,7 +477,7 @@ pub(super) async fn delete(
                 if !run.is_some_and(|run| access.realm.has(run.project_id)) {
                     return Err(unknown(id));
                 }
-                schedule::leave_out(tx, id, now).await?;
+                left_out::add(tx, id, now).await?;
                 match flow_run::delete(tx, id).await? {
                     true => Ok(StatusCode::NO_CONTENT),
                     false => Err(ApiError::new(

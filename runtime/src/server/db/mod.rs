@@ -11,6 +11,7 @@ pub mod flow;
 pub mod flow_run;
 pub mod flow_version;
 pub mod lease;
+pub mod left_out;
 pub mod location;
 pub mod log_line;
 pub mod memory;

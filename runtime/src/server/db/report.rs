@@ -174,7 +174,9 @@ impl<'a> Sheet<'a> {
             }
             Happening::Log { lines } => self.log(key.flow_run_id, &version, lines),
             Happening::Card { card } => self.card(key.flow_run_id, &version, card),
-            Happening::Step { message } => is_leased && self.prepare(key.flow_run_id, &message),
+            Happening::Preparing { message } => {
+                is_leased && self.say_of_claimed(key.flow_run_id, &message)
+            }
         };
         self.outcome.refused += u64::from(!is_taken);
     }
@@ -228,7 +230,7 @@ impl<'a> Sheet<'a> {
     }
 
     /// Says of a claimed run what its agent does with it; that is no step of its history.
-    fn prepare(&mut self, id: FlowRunId, message: &str) -> bool {
+    fn say_of_claimed(&mut self, id: FlowRunId, message: &str) -> bool {
         let claimed = self.runs.get_mut(&id);
         let Some((run, _)) = claimed.filter(|(run, _)| run.state == State::Claimed) else {
             return false;

@@ -19,7 +19,7 @@ use crate::server::db::flow_run::{self, Move, New};
 use crate::server::db::memory::{Memory, Version};
 use crate::server::db::schedule::{self, Due};
 use crate::server::db::tx::Tx;
-use crate::server::db::{DbError, flow_version};
+use crate::server::db::{DbError, flow_version, left_out};
 
 /// How many instants ahead runs are made for.
 const AHEAD: usize = 10;
@@ -111,7 +111,7 @@ async fn fill(
         schedule::deactivate(tx, due.flow_id).await?;
         return Ok(Vec::new());
     };
-    let left_out = schedule::left_out(tx, due.flow_id).await?;
+    let left_out = left_out::list(tx, due.flow_id).await?;
     let is_wanted = |tick: &Tick| !left_out.contains(&(tick.clock.clone(), tick.at));
     let ahead = rule.next_after(now, AHEAD);
     let mut wanted = Vec::new();
@@ -135,7 +135,7 @@ async fn fill(
         }
     }
     if !left_out.is_empty() {
-        schedule::forget_left_out(tx, due.flow_id, now).await?;
+        left_out::forget(tx, due.flow_id, now).await?;
     }
     let next = ahead.first().map(|tick| tick.at);
     schedule::set_refill(tx, due.flow_id, next).await?;
