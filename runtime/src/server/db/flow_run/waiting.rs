@@ -1,0 +1,79 @@
+//! What runs that are not over require, what waits with it, and when that becomes due.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use crate::model::id::FlowVersionId;
+use crate::server::db::DbError;
+use crate::server::db::tx::{Many, Tx, args};
+
+/// Lists the requirements of a version's runs that are not over.
+pub async fn requirements(tx: &mut Tx, version: FlowVersionId) -> Result<Vec<i64>, DbError> {
+    let sql = "SELECT DISTINCT requirement_id FROM flow_run INDEXED BY flow_run_live \
+               WHERE ended_at IS NULL AND flow_version_id = $1";
+    let rows = tx.rows(sql, args![version]).await?;
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+static CHANGE: Many = Many::new(
+    "WITH n (version, old, new) AS (VALUES ",
+    "($, $, $)",
+    ") UPDATE flow_run INDEXED BY flow_run_live SET requirement_id = n.new FROM n \
+     WHERE flow_run.ended_at IS NULL AND flow_run.flow_version_id = n.version \
+     AND flow_run.requirement_id = n.old",
+);
+
+/// Gives the runs of a version that are not over other requirements: new ones by the old.
+pub async fn change_requirements(
+    tx: &mut Tx,
+    version: FlowVersionId,
+    changed: BTreeMap<i64, i64>,
+) -> Result<(), DbError> {
+    let rows = changed.into_iter();
+    let rows = rows.map(|(old, new)| args![version, old, new]).collect();
+    tx.run_many(&CHANGE, rows).await.map(drop)
+}
+
+/// Runs that wait with one requirement, due by now or all at one instant to come.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting {
+    /// The number of the requirement.
+    pub requirement_id: i64,
+    /// When the first of them is or was due.
+    pub scheduled_at: Timestamp,
+    /// How many they are.
+    pub count: usize,
+}
+
+/// Lists what waits of a version.
+pub async fn waiting(
+    tx: &mut Tx,
+    version: FlowVersionId,
+    now: Timestamp,
+) -> Result<Vec<Waiting>, DbError> {
+    let sql = "SELECT requirement_id, min(scheduled_at), count(*) \
+               FROM flow_run INDEXED BY flow_run_waiting \
+               WHERE state = 'Scheduled' AND flow_version_id = $1 \
+               GROUP BY requirement_id, max(scheduled_at, $2)";
+    let rows = tx.rows(sql, args![version, now]).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Waiting {
+                requirement_id: row.get(0)?,
+                scheduled_at: row.get(1)?,
+                count: row.get::<u32>(2)? as usize,
+            })
+        })
+        .collect()
+}
+
+/// Lists the instants to come at which waiting runs become due, with their requirements.
+pub async fn dues(tx: &mut Tx, after: Timestamp) -> Result<Vec<(Timestamp, i64)>, DbError> {
+    let sql = "SELECT DISTINCT scheduled_at, requirement_id FROM flow_run \
+               WHERE state = 'Scheduled' AND scheduled_at > $1";
+    let rows = tx.rows(sql, args![after]).await?;
+    rows.iter()
+        .map(|row| Ok((row.get(0)?, row.get(1)?)))
+        .collect()
+}
