@@ -229,6 +229,7 @@ async fn session(client: &Client) -> SessionId {
             ..Offer::default()
         },
         slots: SLOTS,
+        replaces: None,
     };
     client.open_session(&new).await.unwrap().session_id
 }

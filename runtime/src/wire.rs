@@ -470,6 +470,10 @@ pub struct NewSession {
     pub offer: Offer,
     /// How many runs it takes at one time.
     pub slots: u32,
+    /// The last session of an earlier process under this name, which is dead: its lock was free. What
+    /// that session had is given back at once. Said in the first hello of a process only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<SessionId>,
 }
 
 /// The server says hello back.

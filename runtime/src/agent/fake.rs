@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
 
+use super::lock::NameLock;
 use super::session::Session;
 use crate::client::Client;
 use crate::clock::Clock;
@@ -67,8 +68,11 @@ async fn open_session(client: Client) -> Session {
             ..Offer::default()
         },
         slots: 1,
+        replaces: None,
     };
-    let opened = Session::open(client, Clock::default(), hello).await;
+    let home = tempfile::tempdir().unwrap();
+    let name = NameLock::take(home.path(), &hello.name).unwrap();
+    let opened = Session::open(client, Clock::default(), hello, name.note()).await;
     opened.unwrap().0
 }
 

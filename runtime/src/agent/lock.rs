@@ -1,20 +1,28 @@
 //! The lock of an agent's name: one agent of a name in one `WAFT_HOME`.
 //!
 //! Two agents of one name would be one agent to the server, and each would end the other's session.
-//! The lock is the system's, on a file that stays: it is free again however its holder ended.
+//! The lock is the system's, on a file that stays: it is free again however its holder ended. So who
+//! takes it knows that the process before it is dead, and the note beside the lock says which session
+//! that process had: the server need not wait for its leases to end.
 
 use std::fs::{File, TryLockError};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
 use crate::model::flow::is_name;
+use crate::model::id::SessionId;
 
 /// Holds an agent's name for as long as it lives.
 #[derive(Debug)]
 pub(crate) struct NameLock {
     _file: File,
+    note: SessionNote,
 }
+
+/// Where the session of the process is written down that has the name.
+#[derive(Clone, Debug)]
+pub(crate) struct SessionNote(PathBuf);
 
 impl NameLock {
     /// Takes a name.
@@ -41,13 +49,35 @@ impl NameLock {
             })
             .with_context(|| format!("opening the lock `{}`", path.display()))?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
+            Ok(()) => Ok(Self {
+                _file: file,
+                note: SessionNote(folder.join(format!("{name}.session"))),
+            }),
             Err(TryLockError::WouldBlock) => bail!(
                 "an agent named `{name}` is already running with this WAFT_HOME; give this one another name: --name NAME"
             ),
             Err(TryLockError::Error(error)) => {
                 Err(error).with_context(|| format!("locking `{}`", path.display()))
             }
+        }
+    }
+
+    /// Returns where to write the session down.
+    pub(crate) fn note(&self) -> SessionNote {
+        self.note.clone()
+    }
+}
+
+impl SessionNote {
+    /// Returns the last session that was written down.
+    pub(crate) fn read(&self) -> Option<SessionId> {
+        std::fs::read_to_string(&self.0).ok()?.trim().parse().ok()
+    }
+
+    /// Writes a session down. One that is not costs the next process the wait for its leases.
+    pub(crate) fn write(&self, id: SessionId) {
+        if let Err(error) = std::fs::write(&self.0, id.to_string()) {
+            tracing::warn!(error = %error, "the session could not be written down");
         }
     }
 }
@@ -65,6 +95,19 @@ mod tests {
         assert!(NameLock::take(home.path(), "nas").is_ok());
         drop(held);
         assert!(NameLock::take(home.path(), "mira").is_ok());
+    }
+
+    #[test]
+    fn the_next_holder_of_a_name_knows_the_last_session() {
+        let home = tempfile::tempdir().unwrap();
+        let held = NameLock::take(home.path(), "mira").unwrap();
+        assert_eq!(held.note().read(), None);
+        held.note().write(SessionId::at(0, 1));
+        held.note().write(SessionId::at(0, 2));
+        drop(held);
+        let last = |name| NameLock::take(home.path(), name).unwrap().note().read();
+        assert_eq!(last("mira"), Some(SessionId::at(0, 2)));
+        assert_eq!(last("nas"), None);
     }
 
     #[test]

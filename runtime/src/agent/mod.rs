@@ -133,7 +133,8 @@ impl Agent {
 
         let hello = hello(&settings);
         let clock = settings.clock.clone();
-        let (session, opened) = Session::open(settings.client, clock.clone(), hello).await?;
+        let (session, opened) =
+            Session::open(settings.client, clock.clone(), hello, lock.note()).await?;
         let lease = Duration::from_secs(u64::from(opened.lease_seconds));
         let (reports, queue) = Reports::new();
         let agent = Arc::new(Self {
@@ -314,6 +315,7 @@ fn hello(settings: &AgentSettings) -> NewSession {
         protocol: PROTOCOL,
         offer: offer(settings),
         slots: u32::try_from(settings.slots).unwrap_or(u32::MAX),
+        replaces: None,
     }
 }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use tokio::sync::watch;
 
+use super::lock::SessionNote;
 use crate::client::{Client, ClientError, Refused};
 use crate::clock::{Clock, Monotonic};
 use crate::model::id::SessionId;
@@ -31,6 +32,7 @@ pub(crate) struct Session {
     client: Client,
     clock: Clock,
     hello: NewSession,
+    note: SessionNote,
     resting: Mutex<HashMap<String, Monotonic>>,
     opened: Mutex<SessionId>,
     opening: tokio::sync::Mutex<()>,
@@ -52,11 +54,15 @@ enum Trouble {
 
 impl Session {
     /// Says hello, and checks that both sides speak the same protocol.
+    ///
+    /// The first hello of a process names the session of the one before it, which is dead.
     pub(crate) async fn open(
         client: Client,
         clock: Clock,
-        hello: NewSession,
+        mut hello: NewSession,
+        note: SessionNote,
     ) -> anyhow::Result<(Self, wire::Session)> {
+        hello.replaces = note.read();
         let opened = client
             .open_session(&hello)
             .await
@@ -67,10 +73,13 @@ impl Session {
                 opened.protocol
             );
         }
+        note.write(opened.session_id);
+        hello.replaces = None;
         let session = Self {
             client,
             clock,
             hello,
+            note,
             resting: Mutex::default(),
             opened: Mutex::new(opened.session_id),
             opening: tokio::sync::Mutex::default(),
@@ -180,6 +189,7 @@ impl Session {
             {
                 Ok(opened) => {
                     tracing::info!(session.id = %opened.session_id, "said hello to the server again");
+                    self.note.write(opened.session_id);
                     *lock(&self.opened) = opened.session_id;
                     return Ok(());
                 }

@@ -114,6 +114,7 @@ async fn a_token_bound_to_a_project_sees_nothing_else() {
         protocol: PROTOCOL,
         offer: offer(),
         slots: 1,
+        replaces: None,
     };
     let opened = stranger.open_session(&session).await.unwrap();
     let poll = Poll {
@@ -140,6 +141,7 @@ async fn a_page_is_cut_after_what_may_be_seen() {
         protocol: PROTOCOL,
         offer: offer(),
         slots: 1,
+        replaces: None,
     };
     bound.open_session(&session("mira")).await.unwrap();
     for nth in 0..3 {

@@ -198,6 +198,46 @@ async fn a_run_outlives_its_agent_and_the_late_one_is_refused() {
     );
 }
 
+/// Whoever has the name now knows that the process before is dead, and nobody waits for its leases.
+#[tokio::test]
+async fn an_agent_that_is_started_anew_gives_back_what_its_dead_process_had() {
+    let world = World::new().await;
+    world.register("etl").await;
+    let first = world.agent("mira").await;
+    let runs = [world.create("etl").await, world.create("etl").await];
+    let claimed = first.poll(2).await;
+    for run in &claimed {
+        first.tell(lease(run), vec![flow(Event::Start)]).await;
+    }
+    world.client.cancel(runs[1].id).await.unwrap();
+
+    // A hello that names another session than the last says nothing about what is at work.
+    let again = world.agent("mira").await;
+    let elsewhere = world.agent_after("mira", &first).await;
+    let states = async || {
+        [
+            world.run(runs[0].id).await.state,
+            world.run(runs[1].id).await.state,
+        ]
+    };
+    assert_eq!(states().await, [State::Running, State::Cancelling]);
+    assert_ne!(again.session, elsewhere.session);
+
+    let anew = world.agent_after("mira", &elsewhere).await;
+    assert_eq!(anew.id, first.id);
+    assert_eq!(states().await, [State::Scheduled, State::Cancelled]);
+    let taken = anew.poll(2).await;
+    assert_eq!((taken.len(), taken[0].epoch, taken[0].lost), (1, 2, 1));
+    assert_eq!(
+        world.story(runs[0].id).await,
+        "Scheduled by first, 0\n\
+         Claimed by mira, 1\n\
+         Running by mira, 1\n\
+         Scheduled by server, 1: the process of `mira` ended, and was started anew\n\
+         Claimed by mira, 2"
+    );
+}
+
 #[tokio::test]
 async fn a_report_of_an_earlier_claim_is_refused_even_by_the_same_agent() {
     let world = World::new().await;

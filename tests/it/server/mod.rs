@@ -96,7 +96,16 @@ impl World {
         self.agent_offering(name, offer()).await
     }
 
+    /// Starts the agent of this name anew after its process died.
+    async fn agent_after(&self, name: &str, dead: &Agent) -> Agent {
+        self.agent_saying(name, offer(), Some(dead.session)).await
+    }
+
     async fn agent_offering(&self, name: &str, offer: Offer) -> Agent {
+        self.agent_saying(name, offer, None).await
+    }
+
+    async fn agent_saying(&self, name: &str, offer: Offer, replaces: Option<SessionId>) -> Agent {
         let new = NewSession {
             name: name.to_owned(),
             hostname: "host".to_owned(),
@@ -104,6 +113,7 @@ impl World {
             protocol: PROTOCOL,
             offer,
             slots: 4,
+            replaces,
         };
         let session = self.client.open_session(&new).await.unwrap();
         Agent {

@@ -14,9 +14,12 @@ use crate::model::state::{Event, State as RunState};
 use crate::server::access::Access;
 use crate::server::app::App;
 use crate::server::db::flow_run::{self, Move, Standing};
+use crate::server::db::memory::Memory;
 use crate::server::db::realm::Realm;
 use crate::server::db::report::{self, Reporter};
+use crate::server::db::tx::Tx;
 use crate::server::db::{DbError, agent, lease, project};
+use crate::server::duty::rescuer;
 use crate::server::error::{Answer, ApiError, Code};
 use crate::server::extract::{Json, Query};
 use crate::server::session::Session as AgentSession;
@@ -30,7 +33,8 @@ const SLOTS_MAX: u32 = 100_000;
 /// A claim that its agent does not know of so long afterwards has not reached it.
 const UNDELIVERED: SignedDuration = SignedDuration::from_secs(5);
 
-/// Opens a session of an agent; an earlier one ends by it, its leases do not.
+/// Opens a session of an agent; an earlier one ends by it. Its leases do not, unless the agent says
+/// that the process is dead which had them: then its runs are given back at once.
 #[utoipa::path(post, path = "/api/agent/session", tag = "agent", request_body = NewSession, responses(
     (status = 200, body = Session), (status = "4XX", body = ErrorBody),
 ), security(("token" = [])))]
@@ -68,17 +72,25 @@ pub(super) async fn open_session(
         AgentId::at(now.as_microsecond(), rand::random()),
         SessionId::at(now.as_microsecond(), rand::random()),
     );
-    let realm = access.realm.word();
-    let agent_id = app
+    let (realm, memory) = (access.realm.word(), app.db.memory.clone());
+    let (agent_id, taken) = app
         .db
         .write(move |tx| {
             Box::pin(async move {
-                agent::open(tx, ids, &realm, &new, now)
-                    .await
-                    .map_err(ApiError::from)
+                let dead = match new.replaces {
+                    Some(last) => agent::in_session(tx, &realm, &new, last).await?,
+                    None => None,
+                };
+                let taken = match dead {
+                    Some(id) => take_from_dead(tx, &memory, id, now).await?,
+                    None => Vec::new(),
+                };
+                let agent_id = agent::open(tx, ids, &realm, &new, now).await?;
+                Ok::<_, ApiError>((agent_id, taken))
             })
         })
         .await?;
+    rescuer::announce(&app, &taken).await;
     // Whoever polls in the old session is woken, and told that there is a newer one.
     app.session(&access, ids.1).await?;
     app.waiting.wake_replaced();
@@ -89,6 +101,22 @@ pub(super) async fn open_session(
         lease_seconds: app.lease.as_secs() as u32,
         protocol: PROTOCOL,
     }))
+}
+
+/// Takes every run from an agent whose process is dead.
+async fn take_from_dead(
+    tx: &mut Tx,
+    memory: &Memory,
+    agent: AgentId,
+    at: jiff::Timestamp,
+) -> Result<Vec<Standing>, DbError> {
+    let mut taken = flow_run::of_agent(tx, agent).await?;
+    for run in &mut taken {
+        let died = |agent: &str| format!("the process of {agent} ended, and was started anew");
+        lease::release(tx, memory, run, died, at).await?;
+    }
+    flow_run::apply(tx, taken.clone()).await?;
+    Ok(taken)
 }
 
 /// Cuts the projects that an agent offers to those of its token.
@@ -254,13 +282,13 @@ async fn give_back_undelivered(
     if ids.is_empty() {
         return Ok(());
     }
-    let (at, session_id, wanted) = (app.clock.now(), session.id, ids.clone());
+    let (at, session_id) = (app.clock.now(), session.id);
     let given_back = app
         .db
         .write(move |tx| {
             Box::pin(async move {
                 let mut given_back = Vec::new();
-                for mut run in flow_run::read(tx, wanted).await? {
+                for mut run in flow_run::read(tx, ids).await? {
                     let is_as_it_was = run.session_id == Some(session_id) && run.reported == 0;
                     let moved = Move {
                         event: Event::Lose,
@@ -282,13 +310,7 @@ async fn give_back_undelivered(
             })
         })
         .await?;
-    app.tell(&ids);
-    for run in given_back
-        .iter()
-        .filter(|run| run.state == RunState::Scheduled)
-    {
-        app.announce(run.requirement_id, run.scheduled_at, 1).await;
-    }
+    rescuer::announce(app, &given_back).await;
     Ok(())
 }
 

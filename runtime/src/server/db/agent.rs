@@ -62,6 +62,20 @@ macro_rules! select {
     };
 }
 
+/// Returns the agent of a realm, name and host whose session this is.
+pub async fn in_session(
+    tx: &mut Tx,
+    realm: &str,
+    new: &NewSession,
+    session: SessionId,
+) -> Result<Option<AgentId>, DbError> {
+    let sql = "SELECT id FROM agent \
+               WHERE realm = $1 AND name = $2 AND hostname = $3 AND session_id = $4";
+    let args = args![realm, &new.name, &new.hostname, session];
+    let row = tx.row(sql, args).await?;
+    row.map(|row| row.get(0)).transpose()
+}
+
 /// Opens a session: the agent of this realm, name and host gets a new one, and keeps its id.
 pub async fn open(
     tx: &mut Tx,

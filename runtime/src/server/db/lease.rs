@@ -7,9 +7,10 @@ use std::collections::HashSet;
 
 use jiff::Timestamp;
 
-use super::DbError;
 use super::flow_run::{self, Move, Standing};
+use super::memory::Memory;
 use super::tx::{Many, Tx, args};
+use super::{DbError, agent};
 use crate::model::id::{AgentId, FlowRunId};
 use crate::model::limit::LOST_MAX;
 use crate::model::state::{Event, Refusal, State};
@@ -77,6 +78,53 @@ impl Standing {
             code: Some("lost.lease"),
             ..moved.clone()
         })
+    }
+}
+
+/// Decides what becomes of a run whose agent is lost; `why` says how it was, given the agent's name.
+pub async fn release(
+    tx: &mut Tx,
+    memory: &Memory,
+    run: &mut Standing,
+    why: impl Fn(&str) -> String,
+    at: Timestamp,
+) -> Result<(), DbError> {
+    let name = match run.agent_id {
+        Some(id) => agent::name(tx, id).await?,
+        None => None,
+    };
+    let name = name.map_or_else(|| "its agent".to_owned(), |name| format!("`{name}`"));
+    // An attempt is lost only where one had begun.
+    run.lost += u32::from(run.state == State::Running);
+    let times = run.lost;
+    let (event, code, message) = if times > LOST_MAX {
+        let message = format!("agents were lost with it {times} times, the last was {name}");
+        (Event::Crash, Some("lost.agent"), message)
+    } else {
+        (Event::Lose, None, why(&name))
+    };
+    let moved = Move {
+        event,
+        message: &message,
+        code,
+        at,
+        by: "server",
+    };
+    if let Err(refusal) = run.lose(&moved) {
+        // Left as it is it would come back each second, and stand in the way of others.
+        tracing::error!(run.id = %run.id, %refusal, "a lost run cannot be released: it is crashed");
+        let crash = Move {
+            event: Event::Crash,
+            code: Some("internal"),
+            ..moved.clone()
+        };
+        if run.step(&crash).is_err() {
+            return Ok(());
+        }
+    }
+    match run.state {
+        State::Scheduled => flow_run::pin_results(tx, memory, run).await,
+        _ => flow_run::end_left(tx, run, moved).await,
     }
 }
 

@@ -4,13 +4,10 @@ use std::time::Duration;
 
 use super::{note, rest};
 use crate::model::id::FlowRunId;
-use crate::model::limit::LOST_MAX;
-use crate::model::state::{Event, State};
+use crate::model::state::State;
 use crate::server::app::App;
-use crate::server::db::flow_run::{self, Move, Standing};
-use crate::server::db::memory::Memory;
-use crate::server::db::tx::Tx;
-use crate::server::db::{DbError, agent, lease};
+use crate::server::db::flow_run::{self, Standing};
+use crate::server::db::{DbError, lease};
 
 /// Most runs of one transaction.
 const BATCH: u32 = 500;
@@ -72,7 +69,8 @@ pub async fn rescue(app: &App) -> Result<usize, DbError> {
             Box::pin(async move {
                 let mut rescued = Vec::new();
                 for mut run in flow_run::lapsed(tx, now, BATCH).await? {
-                    release(tx, &memory, &mut run, at).await?;
+                    let lapsed = |agent: &str| format!("the lease of {agent} lapsed");
+                    lease::release(tx, &memory, &mut run, lapsed, at).await?;
                     rescued.push(run);
                 }
                 flow_run::apply(tx, rescued.clone()).await?;
@@ -80,57 +78,15 @@ pub async fn rescue(app: &App) -> Result<usize, DbError> {
             })
         })
         .await?;
-    let ids: Vec<FlowRunId> = rescued.iter().map(|run| run.id).collect();
-    app.tell(&ids);
-    for run in rescued.iter().filter(|run| run.state == State::Scheduled) {
-        app.announce(run.requirement_id, run.scheduled_at, 1).await;
-    }
+    announce(app, &rescued).await;
     Ok(rescued.len())
 }
 
-/// Decides what becomes of a run whose agent is lost.
-async fn release(
-    tx: &mut Tx,
-    memory: &Memory,
-    run: &mut Standing,
-    at: jiff::Timestamp,
-) -> Result<(), DbError> {
-    let agent = match run.agent_id {
-        Some(id) => agent::name(tx, id).await?,
-        None => None,
-    };
-    let agent = agent.unwrap_or_else(|| "its agent".to_owned());
-    // An attempt is lost only where one had begun.
-    run.lost += u32::from(run.state == State::Running);
-    let times = run.lost;
-    let (event, code, message) = if times > LOST_MAX {
-        let message = format!("agents were lost with it {times} times, the last was `{agent}`");
-        (Event::Crash, Some("lost.agent"), message)
-    } else {
-        let message = format!("the lease of `{agent}` lapsed");
-        (Event::Lose, None, message)
-    };
-    let moved = Move {
-        event,
-        message: &message,
-        code,
-        at,
-        by: "server",
-    };
-    if let Err(refusal) = run.lose(&moved) {
-        // Left as it is it would come back each second, and stand in the way of others.
-        tracing::error!(run.id = %run.id, %refusal, "a lapsed run cannot be released: it is crashed");
-        let crash = Move {
-            event: Event::Crash,
-            code: Some("internal"),
-            ..moved.clone()
-        };
-        if run.step(&crash).is_err() {
-            return Ok(());
-        }
-    }
-    match run.state {
-        State::Scheduled => flow_run::pin_results(tx, memory, run).await,
-        _ => flow_run::end_left(tx, run, moved).await,
+/// Tells everybody concerned of runs that were taken from their agents.
+pub(in crate::server) async fn announce(app: &App, taken: &[Standing]) {
+    let ids: Vec<FlowRunId> = taken.iter().map(|run| run.id).collect();
+    app.tell(&ids);
+    for run in taken.iter().filter(|run| run.state == State::Scheduled) {
+        app.announce(run.requirement_id, run.scheduled_at, 1).await;
     }
 }
