@@ -27,9 +27,44 @@
 //! Off wasm32 everything a task asks of its host is answered by the fakes of the `testing` module, so
 //! that `cargo test` in a flow crate needs no sandbox.
 //!
-//! What lies where: [`task`] and [`flow`] say what their attributes take; `node` and `branch` hold what
-//! a flow function is written with; [`log`], [`run`], [`secrets`], [`cards`] and [`http`] are what a task
-//! body may ask of its host.
+//! # What a flow function is written with
+//!
+//! Only types meet in a flow function: a [`Node<String>`](Node) is the output of a task, a
+//! [`Param<String>`](Param) a parameter of the run, and either is taken where a task wants a `String`, and
+//! nowhere else. [`task`] and [`flow`] say what their attributes take.
+//!
+//! | to | write |
+//! |---|---|
+//! | wait for a task without taking its output | [`Node::after`] |
+//! | run a task once for each element | `double::map(numbers)`, and [`unmapped`] around what is the same for all |
+//! | take one of two branches | [`ifelse`] |
+//! | do something only where a value says so | [`when`] |
+//! | take the branch that equals a value | [`switch`] with [`Switch::case`], [`Cases::case`], [`Cases::otherwise`] |
+//! | go on with whichever branch was taken | [`merge`] |
+//! | let a task decide how the run ends | [`Node::reference`] |
+//!
+//! A branch is a closure: every task made inside hangs on it and is Skipped where the branch is not taken.
+//! What comes out of the branches of [`ifelse`] and [`switch`] is joined into one node already; [`merge`]
+//! joins nodes that were made with [`when`].
+//!
+//! ```
+//! # use waft_sdk::prelude::*;
+//! # #[task] fn is_large(n: u64) -> TaskResult<bool> { Ok(n > 9) }
+//! # #[task] fn slow(n: u64) -> TaskResult<u64> { Ok(n) }
+//! # #[task] fn fast(n: u64) -> TaskResult<u64> { Ok(n) }
+//! # #[task] fn report(n: u64) -> TaskResult<()> { let _ = n; Ok(()) }
+//! #[flow]
+//! fn sized(n: Param<u64>) -> Node<()> {
+//!     let made = ifelse(is_large(n), || slow(n), || fast(n));
+//!     report(made)
+//! }
+//! ```
+//!
+//! # What a task body may ask of its host
+//!
+//! [`log`], [`run`], [`secrets`], [`cards`] and [`http`].
+//!
+//! # The allocator
 //!
 //! The feature `allocator`, on by default, gives the component a small allocator (talc) in place of libc's.
 //! A flow that brings a `#[global_allocator]` of its own leaves it out with `default-features = false`.

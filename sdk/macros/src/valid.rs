@@ -4,6 +4,7 @@
 
 use crate::ast::{self, Options};
 use proc_macro2::Ident;
+use std::cmp::Reverse;
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Error, Expr, Lit, Result};
@@ -365,11 +366,11 @@ fn known(options: &Options, kind: &str, names: &[&str]) -> Result<()> {
         if !names.contains(&name.as_str()) {
             let close = names
                 .iter()
-                .map(|known| (distance(&name, known), known))
+                .map(|known| (distance(&name, known), Reverse(shared(&name, known)), known))
                 .min()
-                .filter(|(far, _)| *far <= 3);
+                .filter(|(far, ..)| *far <= 3);
             let hint = match close {
-                Some((_, close)) => format!("did you mean `{close}`?"),
+                Some((.., close)) => format!("did you mean `{close}`?"),
                 None => format!("it knows {}", names.join(", ")),
             };
             return Err(Error::new(
@@ -386,6 +387,11 @@ fn known(options: &Options, kind: &str, names: &[&str]) -> Result<()> {
         seen.push(option);
     }
     Ok(())
+}
+
+/// How many letters are the same at the beginning.
+fn shared(a: &str, b: &str) -> usize {
+    a.chars().zip(b.chars()).take_while(|(a, b)| a == b).count()
 }
 
 /// How many letters differ.

@@ -141,13 +141,8 @@ fn explain(code: ErrorCode, url: &Url<'_>) -> Error {
     let to = with_port(url);
     match code {
         ErrorCode::HttpRequestDenied | ErrorCode::DestinationIpProhibited => {
-            Error::Denied(joined(&[
-                "connecting to ",
-                &to,
-                " is not granted; ask for it with `net = [\"",
-                &to,
-                "\"]` and let the agent allow it",
-            ]))
+            // What would allow it, the host keeps beside the attempt.
+            Error::Denied(joined(&["connecting to ", &to, " is not granted"]))
         }
         ErrorCode::ConnectionTimeout
         | ErrorCode::ConnectionReadTimeout

@@ -20,4 +20,7 @@ fn e() {}
 #[flow(schedule = interval("1h"))]
 fn f(who: Param<String>) {}
 
+#[flow(schedule = cron("75 * * * *"))]
+fn g() {}
+
 fn main() {}

@@ -15,4 +15,9 @@ fn triple(n: u64) -> TaskResult<u64> {
 #[flow(retries = 3)]
 fn wired() {}
 
+#[task(retry = 3)]
+fn c() -> TaskResult<()> {
+    Ok(())
+}
+
 fn main() {}

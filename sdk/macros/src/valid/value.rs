@@ -338,7 +338,38 @@ pub(super) fn cron(value: &Expr) -> Result<String> {
             "a cron line has five fields, minute, hour, day, month and weekday: `\"30 6 * * 1-5\"`",
         ));
     }
+    for ((name, least, most), field) in CRON_FIELDS.into_iter().zip(&fields) {
+        if let Some(number) = out_of_range(field, least, most) {
+            return Err(Error::new(
+                value.span(),
+                format!("the {name} of a cron line is {least} to {most}, not {number}"),
+            ));
+        }
+    }
     Ok(fields.join(" "))
+}
+
+/// The fields of a cron line, each with its least and highest number; 7 is Sunday as 0 is.
+const CRON_FIELDS: [(&str, u32, u32); 5] = [
+    ("minute", 0, 59),
+    ("hour", 0, 23),
+    ("day", 1, 31),
+    ("month", 1, 12),
+    ("weekday", 0, 7),
+];
+
+/// Returns the first number of a cron field that is none there. What stands after a slash is a step,
+/// what stands after a `#` counts weeks.
+fn out_of_range(field: &str, least: u32, most: u32) -> Option<&str> {
+    let items = field.split(',').flat_map(|item| {
+        let place = item.split(['/', '#']).next().unwrap_or_default();
+        place.split('-')
+    });
+    let mut numbers = items.filter(|it| !it.is_empty() && it.bytes().all(|b| b.is_ascii_digit()));
+    numbers.find(|it| {
+        !it.parse()
+            .is_ok_and(|number| (least..=most).contains(&number))
+    })
 }
 
 pub(super) fn time_zone(value: &Expr) -> Result<String> {
@@ -415,6 +446,20 @@ mod tests {
         assert!(cron(&parse_quote!("*/5 6-18 * * MON-FRI")).is_ok());
         assert!(cron(&parse_quote!("0 0 * * * *")).is_err());
         assert!(cron(&parse_quote!("0 0 * * !")).is_err());
+        assert!(cron(&parse_quote!("*/90 0-23/2 1,31 JAN-12 7#2")).is_ok());
+        for (line, expected) in [
+            ("75 * * * *", "the minute of a cron line is 0 to 59, not 75"),
+            ("0 6-24 * * *", "the hour of a cron line is 0 to 23, not 24"),
+            ("0 0 1,0 * *", "the day of a cron line is 1 to 31, not 0"),
+            (
+                "0 0 1 13/2 *",
+                "the month of a cron line is 1 to 12, not 13",
+            ),
+            ("0 0 * * 8#1", "the weekday of a cron line is 0 to 7, not 8"),
+        ] {
+            let refusal = cron(&parse_quote!(#line)).unwrap_err().to_string();
+            assert_eq!(refusal, expected);
+        }
         assert!(instant(&parse_quote!("2026-12-01T09:00:00Z")).is_ok());
         assert!(instant(&parse_quote!("2026-12-01T09:00:00.5+01:00")).is_ok());
         assert!(instant(&parse_quote!("2026-12-01 09:00")).is_err());
