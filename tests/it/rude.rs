@@ -18,7 +18,11 @@ const ENDS: &[(&str, &str, &str)] = &[
     ("rude-handles", "limit.handles", "limit"),
     ("rude-output", "limit.output", "limit"),
     ("rude-not-json", "payload.not-json", "array"),
-    ("panics", "trap.unreachable", "unreachable"),
+    (
+        "panics",
+        "trap.unreachable",
+        "panicked at flows/panics.rs:7:5: no way out",
+    ),
 ];
 
 /// Makes a world with an agent, these guests, and an honest one.

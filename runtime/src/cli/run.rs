@@ -18,7 +18,7 @@ use crate::model::flow::Definition;
 use crate::model::id::FlowRunId;
 use crate::model::limit::{Limits, TaskLimits};
 use crate::model::parameter::{Bound, bind};
-use crate::model::run::{Card, Happening, TaskRun, TaskRunKey, TaskRunMoved};
+use crate::model::run::{Card, Happening, TaskRun, TaskRunKey, TaskRunMoved, denial_parts};
 use crate::model::state::{Event, State};
 use crate::runner::{Job, Order, RunEnd, Runner, Settings, Told};
 use crate::sandbox::{Powers, Sandbox};
@@ -298,11 +298,7 @@ fn tell_end(
     let (state_word, took) = (state.to_string(), words::duration(took));
     call.output
         .note(format!("{state_word:<13} {flow}  {task_runs}  {took}"));
-    let denials: Vec<String> = story
-        .tasks
-        .values()
-        .flat_map(|task| task.denials.clone())
-        .collect();
+    let remedies = remedies(story.tasks.values(), &end.moved.message);
     if call.output.is_json() {
         call.output.json(&Receipt {
             flow: flow.clone(),
@@ -332,11 +328,27 @@ fn tell_end(
         }
     }
     verdict(flow, state, &end.moved.message, end.moved.code.as_deref()).map_err(|failure| {
-        match denials.as_slice() {
-            [] => failure,
-            denials => failure.or_hint(denials.join("; ")),
+        match remedies.is_empty() {
+            true => failure,
+            false => failure.or_hint(remedies.join("; ")),
         }
     })
+}
+
+/// Returns what would allow what the tasks lacked whose failure is the one named; other tasks may
+/// have been denied something too, and gone on without it.
+fn remedies<'a>(tasks: impl Iterator<Item = &'a TaskRun>, named: &str) -> Vec<String> {
+    let is_named = |task: &&TaskRun| {
+        task.state.is_failed() && !task.message.is_empty() && named.contains(&task.message)
+    };
+    let mut remedies = Vec::new();
+    for denial in tasks.filter(is_named).flat_map(|task| &task.denials) {
+        let remedy = denial_parts(denial).1.to_owned();
+        if !remedy.is_empty() && !remedies.contains(&remedy) {
+            remedies.push(remedy);
+        }
+    }
+    remedies
 }
 
 #[cfg(test)]
@@ -344,6 +356,31 @@ mod tests {
     use futures::FutureExt as _;
 
     use super::*;
+
+    #[test]
+    fn a_hint_belongs_to_the_failure_that_is_named() {
+        let task = |name: &str, state, message: &str, denial: &str| {
+            let key = TaskRunKey {
+                task: name.to_owned(),
+                map_index: None,
+            };
+            TaskRun {
+                state,
+                message: message.to_owned(),
+                denials: vec![denial.to_owned()],
+                ..new_task(&key)
+            }
+        };
+        let tasks = [
+            task("a", State::Success, "", "a is denied; allow a"),
+            task("b", State::Failed, "b is denied", "b is denied; allow b"),
+            task("c", State::Failed, "c is denied", "c is denied; allow c"),
+            task("d", State::TriggerFailed, "", "d is denied; allow d"),
+        ];
+        let named = |message: &str| remedies(tasks.iter(), message);
+        assert_eq!(named("task `c` failed: c is denied"), ["allow c"]);
+        assert_eq!(named("task `e` failed: gone"), [""; 0]);
+    }
 
     #[test]
     fn the_first_interrupt_cancels_and_the_second_leaves_at_once() {

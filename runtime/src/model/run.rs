@@ -8,6 +8,12 @@ use serde::{Deserialize, Serialize};
 use super::artifact::Digest;
 use super::state::{Event, State};
 
+/// Splits what was denied into the fact, and what would allow it.
+#[must_use]
+pub fn denial_parts(denial: &str) -> (&str, &str) {
+    denial.split_once("; ").unwrap_or((denial, ""))
+}
+
 /// Names a task run inside its flow run: a task, and the element if it is mapped.
 #[derive(
     Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,

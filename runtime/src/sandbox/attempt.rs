@@ -32,7 +32,7 @@ use super::{Inner, Prepared};
 use crate::model::grant::Grants;
 use crate::model::id::FlowRunId;
 use crate::model::limit::{Limits, MIB};
-use crate::model::run::{CardContent, Level, Usage};
+use crate::model::run::{CardContent, Level, Usage, denial_parts};
 use crate::model::value::{JSON, Value};
 
 /// Bytes of a message that a guest gives with its end.
@@ -292,7 +292,9 @@ impl Inner {
         let outcome = match ended {
             None => Outcome::Stopped,
             Some(Ok(Ok(Ok(returned)))) => settled(returned, &stdout, &limits, &log),
-            Some(Ok(Ok(Err(error)))) => ending::of(&error, &store.data().limiter, &log),
+            Some(Ok(Ok(Err(error)))) => {
+                ending::of(&error, &store.data().limiter, stderr.panic(), &log)
+            }
             Some(Ok(Err(_))) => self.panicked(),
             Some(Err(_)) => Breach::wall(limits.wall_ms).into(),
         };
@@ -344,7 +346,7 @@ impl Inner {
             Call::Function(_) => Level::Warning,
             Call::Command { .. } => Level::Info,
         };
-        let stderr = Sink::lines(log.clone(), stderr_level);
+        let stderr = Sink::errors(log.clone(), stderr_level);
         let mut wasi = store::wasi(&limits);
         wasi.stdout(stdout.clone()).stderr(stderr.clone());
         granted.give(&mut wasi)?;
@@ -536,13 +538,22 @@ fn printed(bytes: Bytes) -> Value {
 }
 
 /// Adds to a failure what was denied before it, unless it says so itself: most likely that is why.
+///
+/// What would allow it goes with the denials, so that it is said once, as a hint.
 fn explained(mut outcome: Outcome, denials: &[String]) -> Outcome {
-    if let Outcome::Fail { message, .. } | Outcome::Broken { message, .. } = &mut outcome
-        && let Some(denial) = denials.first()
-        && !denials.iter().any(|denial| message.contains(denial))
-    {
+    let (Outcome::Fail { message, .. } | Outcome::Broken { message, .. }) = &mut outcome else {
+        return outcome;
+    };
+    let mut says_so = false;
+    for denial in denials {
+        let (fact, _) = denial_parts(denial);
+        *message = message.replace(denial, fact);
+        let about = fact.split('`').nth(1).unwrap_or(fact);
+        says_so |= message.contains(fact) || (message.contains("grant") && message.contains(about));
+    }
+    if let (false, Some(denial)) = (says_so, denials.first()) {
         message.push_str("; denied before that: ");
-        message.push_str(denial);
+        message.push_str(denial_parts(denial).0);
         if denials.len() > 1 {
             message.push_str(&format!(" (and {} more)", denials.len() - 1));
         }
@@ -552,4 +563,36 @@ fn explained(mut outcome: Outcome, denials: &[String]) -> Outcome {
 
 fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_says_once_what_was_denied_before_it() {
+        let net = "connecting to `a.org:443` was not granted; ask for it in the task, \
+                   #[task(net = [\"a.org:443\"])], and allow it: --allow-net a.org:443";
+        let secret = "reading the secret `KEY` was not granted; ask for it";
+        let said = |message: &str, denials: &[&str]| {
+            let denials: Vec<_> = denials.iter().map(|&it| it.to_owned()).collect();
+            let message = message.to_owned();
+            let is_final = false;
+            match explained(Outcome::Fail { message, is_final }, &denials) {
+                Outcome::Fail { message, .. } => message,
+                other => format!("{other:?}"),
+            }
+        };
+        assert_eq!(said("no data", &[]), "no data");
+        assert_eq!(
+            said("no data", &[net, secret]),
+            "no data; denied before that: connecting to `a.org:443` was not granted (and 1 more)"
+        );
+        let own = "connecting to a.org:443 is not granted";
+        assert_eq!(said(own, &[net]), own);
+        assert_eq!(
+            said(&format!("no key: {secret}"), &[net, secret]),
+            "no key: reading the secret `KEY` was not granted"
+        );
+    }
 }

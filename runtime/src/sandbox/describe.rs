@@ -18,11 +18,13 @@ use super::host::run::Run;
 use super::linker::Linked;
 use super::meter::Meter;
 use super::net::{Denials, Net};
+use super::stdio::Sink;
 use super::store::{self, Stage};
 use super::{Inner, Prepared, SandboxError, ending};
 use crate::model::flow::Described;
 use crate::model::grant::{Grants, Policy};
 use crate::model::limit::{Limits, MIB};
+use crate::model::run::Level;
 
 /// What a description may use. The data that it returns is bounded here roughly, as it lies in
 /// memory, and to the byte as a definition (`DEFINITION_BYTES_MAX`).
@@ -80,7 +82,10 @@ impl Inner {
         let _ticking = self.ticker.tick();
         let log = Log::new(Says::silent(), self.clock.clone(), &LIMITS);
         let meter = Arc::new(Meter::default());
-        let mut store = self.open(closed(&log), &LIMITS, &meter);
+        let mut stage = closed(&log);
+        let stderr = Sink::errors(log.clone(), Level::Warning);
+        stage.wasi.stderr(stderr.clone());
+        let mut store = self.open(stage, &LIMITS, &meter);
         let call = async {
             let instance = flow.pre.instantiate_async(&mut store).await?;
             // Loaded here only to see that an attempt will be able to.
@@ -100,17 +105,19 @@ impl Inner {
                 message: format!("it took more than the limit of {} ms", LIMITS.wall_ms),
             }),
         };
-        Err(match ending::of(&error, &store.data().limiter, &log) {
-            Outcome::Broken {
-                code: code @ "rejected.exports",
-                message,
-            } => SandboxError::Rejected { code, message },
-            Outcome::Broken { code, message } => {
-                rejected(format!("it could not describe itself: {message} ({code})"))
-            }
-            Outcome::Crashed { message } => SandboxError::Host(anyhow::Error::msg(message)),
-            other => SandboxError::Host(anyhow::anyhow!("describing ended as {other:?}")),
-        })
+        Err(
+            match ending::of(&error, &store.data().limiter, stderr.panic(), &log) {
+                Outcome::Broken {
+                    code: code @ "rejected.exports",
+                    message,
+                } => SandboxError::Rejected { code, message },
+                Outcome::Broken { code, message } => {
+                    rejected(format!("it could not describe itself: {message} ({code})"))
+                }
+                Outcome::Crashed { message } => SandboxError::Host(anyhow::Error::msg(message)),
+                other => SandboxError::Host(anyhow::anyhow!("describing ended as {other:?}")),
+            },
+        )
     }
 }
 

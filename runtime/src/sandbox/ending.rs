@@ -21,8 +21,13 @@ pub(crate) fn host(message: String) -> wasmtime::Error {
     wasmtime::Error::new(HostTrouble(message))
 }
 
-/// Says how a guest ended.
-pub(crate) fn of(error: &wasmtime::Error, limiter: &Limiter, log: &Log) -> Outcome {
+/// Says how a guest ended; `panic` is what it said of its last panic, if it is a guest that panics.
+pub(crate) fn of(
+    error: &wasmtime::Error,
+    limiter: &Limiter,
+    panic: Option<String>,
+    log: &Log,
+) -> Outcome {
     let clean = |text: String| log.clean(&text, MESSAGE_BYTES_MAX);
     if let Some(breach) = error.downcast_ref::<Breach>() {
         return breach.clone().into();
@@ -36,9 +41,12 @@ pub(crate) fn of(error: &wasmtime::Error, limiter: &Limiter, log: &Log) -> Outco
         return Outcome::Broken { code, message };
     }
     let (code, what) = broken(error);
-    let message = clean(match what {
-        Some(what) => what.to_owned(),
-        None => format!("{error:#}"),
+    // After a panic Rust executes `unreachable`, which says nothing to anybody.
+    let panic = panic.filter(|_| code == trap_code(Trap::UnreachableCodeReached));
+    let message = clean(match (panic, what) {
+        (Some(panic), _) => panic,
+        (None, Some(what)) => what.to_owned(),
+        (None, None) => format!("{error:#}"),
     });
     Outcome::Broken { code, message }
 }
@@ -111,8 +119,16 @@ mod tests {
     use crate::sandbox::attempt::Says;
 
     fn ended(error: impl Into<wasmtime::Error>, limiter: &Limiter) -> String {
+        ended_saying(error, limiter, None)
+    }
+
+    fn ended_saying(
+        error: impl Into<wasmtime::Error>,
+        limiter: &Limiter,
+        panic: Option<&str>,
+    ) -> String {
         let log = Log::new(Says::silent(), Clock::default(), &Limits::DEFAULT);
-        match of(&error.into(), limiter, &log) {
+        match of(&error.into(), limiter, panic.map(str::to_owned), &log) {
             Outcome::Broken { code, message } => format!("{code}: {message}"),
             Outcome::Crashed { message } => format!("crashed: {message}"),
             other => format!("{other:?}"),
@@ -144,6 +160,21 @@ mod tests {
         for (found, expected) in table {
             assert_eq!(found, expected);
         }
+    }
+
+    #[test]
+    fn a_panic_is_told_in_its_own_words_and_no_other_trap_is() {
+        let free = Limiter::new(u64::MAX);
+        let said = Some("panicked at src/lib.rs:7:96: no \u{1b} way");
+        assert_eq!(
+            ended_saying(Trap::UnreachableCodeReached, &free, said),
+            "trap.unreachable: panicked at src/lib.rs:7:96: no \\u{1b} way"
+        );
+        let other = ended_saying(Trap::MemoryOutOfBounds, &free, said);
+        assert!(other.starts_with("trap.oob: wasm trap"), "{other}");
+        let long = "panicked ".repeat(MESSAGE_BYTES_MAX);
+        let cut = ended_saying(Trap::UnreachableCodeReached, &free, Some(&long));
+        assert!(cut.ends_with(" … (cut)") && cut.len() < MESSAGE_BYTES_MAX + 64);
     }
 
     #[test]

@@ -4,12 +4,13 @@
 //! `Requirement::missing_from`, asked for each agent.
 
 use super::app::App;
-use super::db::agent;
 use super::db::flow_run::Found;
 use super::db::realm::Realm;
 use super::db::tx::Tx;
+use super::db::{agent, task_run};
 use super::error::Answer;
 use crate::model::requirement::{Missing, Requirement};
+use crate::model::run::denial_parts;
 use crate::model::state::State;
 use crate::wire::{AgentLack, Explanation, FlowRun};
 
@@ -35,6 +36,9 @@ pub(super) async fn explain(
         agents: Vec::new(),
         hints: Vec::new(),
     };
+    if run.state.is_failed() {
+        explanation.hints = remedies(tx, run).await?;
+    }
     if run.state != State::Scheduled {
         return Ok(explanation);
     }
@@ -63,9 +67,29 @@ fn standing(run: &FlowRun) -> String {
         State::Cancelling => format!("a stop was asked for; the agent `{agent}` is to stop it"),
         State::Queued => format!("it waits for a slot{message}"),
         State::Paused => format!("it waits for a person{message}"),
-        state if state.is_over() => format!("it is over, {state}{message}"),
+        // The state itself is said beside it.
+        state if state.is_over() && message.is_empty() => "it is over".to_owned(),
+        state if state.is_over() => run.message.clone(),
         state => format!("it is {state}{message}"),
     }
+}
+
+/// Returns what would allow what the tasks lacked whose failure the run names, and where to read on.
+async fn remedies(tx: &mut Tx, run: &FlowRun) -> Answer<Vec<String>> {
+    let mut hints: Vec<String> = Vec::new();
+    for (message, denials) in task_run::denied(tx, run.id).await? {
+        if message.is_empty() || !run.message.contains(&message) {
+            continue;
+        }
+        for denial in &denials {
+            let remedy = denial_parts(denial).1;
+            if !remedy.is_empty() && !hints.iter().any(|hint| hint == remedy) {
+                hints.push(remedy.to_owned());
+            }
+        }
+    }
+    hints.push(format!("waft flow-run logs {}", run.id));
+    Ok(hints)
 }
 
 /// Finds out what each agent lacks.

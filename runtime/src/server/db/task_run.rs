@@ -228,6 +228,21 @@ pub(super) async fn read_open(tx: &mut Tx, run: FlowRunId) -> Result<Vec<(Key, K
     rows.iter().map(kept).collect()
 }
 
+/// Returns the messages and denials of failed task runs that were denied something; not all of many.
+pub(in crate::server) async fn denied(
+    tx: &mut Tx,
+    run: FlowRunId,
+) -> Result<Vec<(String, Vec<String>)>, DbError> {
+    let sql = "SELECT message, denials FROM task_run WHERE flow_run_id = $1 AND denials <> '[]' \
+               AND state IN ('Failed', 'TimedOut') ORDER BY task, map_index LIMIT 100";
+    let rows = tx.rows(sql, args![run]).await?;
+    let denied = rows.iter().map(|row| {
+        let Json(denials) = row.get(1)?;
+        Ok((row.get(0)?, denials))
+    });
+    denied.collect()
+}
+
 /// Returns where the newest result of a run's finished tasks is kept, if there is one.
 pub(super) async fn newest_result(
     tx: &mut Tx,
