@@ -18,6 +18,7 @@ mod signals;
 mod tree;
 mod usage;
 mod watch;
+mod why;
 mod words;
 
 mod agent;

@@ -9,6 +9,7 @@ use super::outage::Outage;
 use super::reach::pages;
 use super::receipt::{ShownResult, ShownTask, card_text, resolve};
 use super::tree::{Seen, Tree, log_line};
+use super::why::{self, Told};
 use crate::client::Client;
 use crate::clock::Monotonic;
 use crate::model::id::FlowRunId;
@@ -22,6 +23,10 @@ const PAUSE: Duration = Duration::from_millis(150);
 const PAUSE_BETWEEN_TASKS: Duration = Duration::from_millis(500);
 /// How long one question to the server waits for news.
 const WAIT_SECONDS: u32 = 25;
+/// How long a run waits for an agent before it is said why.
+const WAIT_SECONDS_UNTAKEN: u32 = 3;
+/// How often it is looked whether that has changed.
+const WAIT_SECONDS_TOLD: u32 = 10;
 
 /// Shows a run live until it is over, prints what came out, and fails if it did not succeed.
 ///
@@ -57,16 +62,30 @@ pub(super) async fn follow(client: &Client, id: FlowRunId, shows_logs: bool, cal
             true => outage.outlast(async || task_runs(client, id).await).await?,
             false => Vec::new(),
         };
-        Ok::<_, Failure>((run, tasks, cards.items))
+        let remedy = match run.state.is_failed() {
+            true => {
+                outage
+                    .outlast(async || client.explain(run.id).await)
+                    .await?
+                    .hints
+            }
+            false => Vec::new(),
+        };
+        Ok::<_, Failure>((run, tasks, cards.items, remedy))
     };
-    let (run, tasks, cards) = tokio::select! {
+    let (run, tasks, cards, hints) = tokio::select! {
         result = ending => result?,
         _ = tokio::signal::ctrl_c() => {
             return Err(Failure::could("stopped watching; the run goes on")
                 .or_hint(format!("waft flow-run cancel {id}")));
         }
     };
-    print_end(run, tasks, cards, call)
+    let ended = print_end(&run, tasks, cards, call);
+    ended.map_err(|failure| match hints.as_slice() {
+        // What would allow what was denied; the last one says where to read on.
+        [remedies @ .., _] if !remedies.is_empty() => failure.or_hint(remedies.join("; ")),
+        _ => failure.or_hint(format!("waft flow-run show {id}")),
+    })
 }
 
 async fn follow_tasks(
@@ -79,11 +98,20 @@ async fn follow_tasks(
     let mut known: HashMap<TaskRunKey, (State, u32)> = HashMap::new();
     let mut last: Option<FlowRun> = None;
     let mut reading = Reading::default();
+    let mut told = Told::default();
     loop {
         let is_waiting = last.is_some() && !reading.is_behind;
+        let is_untaken = last
+            .as_ref()
+            .is_some_and(|run| run.state == State::Scheduled);
         let query = WatchQuery {
             after: last.as_ref().map(|run| run.transition),
-            wait_seconds: if is_waiting { WAIT_SECONDS } else { 0 },
+            wait_seconds: match is_waiting {
+                true if is_untaken && told.is_something() => WAIT_SECONDS_TOLD,
+                true if is_untaken => WAIT_SECONDS_UNTAKEN,
+                true => WAIT_SECONDS,
+                false => 0,
+            },
         };
         let run = outage
             .outlast(async || client.watch_flow_run(id, &query).await)
@@ -91,6 +119,12 @@ async fn follow_tasks(
         let has_moved = last
             .as_ref()
             .is_none_or(|last| last.transition != run.transition);
+        if is_waiting && !has_moved && run.state == State::Scheduled {
+            let ask = async || why::explanation(client, id).await;
+            if let Some(news) = told.news(&outage.outlast(ask).await?) {
+                call.output.note(news);
+            }
+        }
         if reading.is_due(has_moved, run.state.is_over(), call.clock.monotonic()) {
             let mut tasks = outage.outlast(async || task_runs(client, id).await).await?;
             // A mapped task is counted when it is over, so its elements come first.
@@ -235,10 +269,10 @@ pub(super) fn as_json(
     })
 }
 
-fn print_end(run: FlowRun, tasks: Vec<TaskRun>, cards: Vec<Card>, call: &Call) -> Done {
+fn print_end(run: &FlowRun, tasks: Vec<TaskRun>, cards: Vec<Card>, call: &Call) -> Done {
     if call.output.is_json() {
         let tasks = tasks.into_iter().map(ShownTask::from);
-        call.output.json(&as_json(&run, tasks.collect(), cards)?)?;
+        call.output.json(&as_json(run, tasks.collect(), cards)?)?;
     } else {
         cards
             .iter()
@@ -252,7 +286,6 @@ fn print_end(run: FlowRun, tasks: Vec<TaskRun>, cards: Vec<Card>, call: &Call) -
         }
     }
     verdict(&run.flow, run.state, &run.message, run.code.as_deref())
-        .map_err(|failure| failure.or_hint(format!("waft flow-run show {}", run.id)))
 }
 
 /// Ends a command well or with exit code 3, by how its run ended.

@@ -3,11 +3,10 @@
 use crate::cli::failure::Done;
 use crate::cli::reach::pages;
 use crate::cli::receipt::{ShownTask, card_text, resolve, task_table};
-use crate::cli::{Call, watch, words};
+use crate::cli::{Call, watch, why, words};
 use crate::client::Client;
-use crate::config::hostname;
 use crate::model::id::FlowRunId;
-use crate::wire::{AgentLack, FlowRun, ListQuery};
+use crate::wire::{FlowRun, ListQuery};
 
 pub(super) async fn run(client: &Client, id: FlowRunId, call: &Call) -> Done {
     let run = client.flow_run(id).await?;
@@ -66,10 +65,7 @@ fn about(run: &FlowRun) -> Vec<(&'static str, String)> {
 }
 
 pub(super) async fn explain(client: &Client, id: FlowRunId, call: &Call) -> Done {
-    let mut explanation = client.explain(id).await?;
-    for hint in &mut explanation.hints {
-        *hint = with_free_name(hint, &hostname(), &explanation.agents);
-    }
+    let explanation = why::explanation(client, id).await?;
     if call.output.is_json() {
         return call.output.json(&explanation);
     }
@@ -96,20 +92,6 @@ pub(super) async fn explain(client: &Client, id: FlowRunId, call: &Call) -> Done
         .try_for_each(|hint| call.output.line(format_args!("hint: {hint}")))
 }
 
-/// Adds a name to a line that starts an agent, where the name that it would take is taken.
-///
-/// The server cannot: it does not know on which machine the line is pasted.
-fn with_free_name(hint: &str, hostname: &str, agents: &[AgentLack]) -> String {
-    const START: &str = "waft agent start";
-    let is_taken = |name: &str| agents.iter().any(|agent| agent.agent == name);
-    if !hint.contains(START) || !is_taken(hostname) {
-        return hint.to_owned();
-    }
-    let number = (2..).find(|number| !is_taken(&format!("{hostname}-{number}")));
-    let named = format!("{START} --name {hostname}-{}", number.unwrap_or(2));
-    hint.replacen(START, &named, 1)
-}
-
 pub(super) async fn history(client: &Client, id: FlowRunId, call: &Call) -> Done {
     let list = async |query: &ListQuery| client.history(id, query).await;
     let (transitions, _) = pages(ListQuery::default(), usize::MAX, list).await?;
@@ -134,27 +116,4 @@ pub(super) async fn history(client: &Client, id: FlowRunId, call: &Call) -> Done
         &rows,
         "nothing has happened",
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_hint_to_start_an_agent_names_one_that_is_free() {
-        let agent = |name: &str| AgentLack {
-            agent: name.to_owned(),
-            is_polling: true,
-            free_slots: 1,
-            missing: Vec::new(),
-            words: Vec::new(),
-        };
-        let hint = "start one with it: waft agent start --label gpu";
-        let named = |agents: &[AgentLack]| with_free_name(hint, "nas", agents);
-        assert_eq!(named(&[agent("mira")]), hint);
-        assert_eq!(
-            named(&[agent("nas"), agent("nas-2")]),
-            "start one with it: waft agent start --name nas-3 --label gpu"
-        );
-    }
 }
