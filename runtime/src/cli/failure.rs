@@ -47,7 +47,7 @@ impl Failure {
             true => Kind::Usage,
             false => Kind::Could,
         };
-        let on_parameters = error.downcast_ref().and_then(hint_on_parameters);
+        let on_parameters = error.downcast_ref().and_then(BadParameters::hint);
         let hint = on_parameters
             .or_else(|| error.downcast_ref().and_then(hint_on_call))
             .or_else(|| Some(error.downcast_ref::<BadHome>()?.hint()?.to_owned()));
@@ -138,13 +138,6 @@ impl fmt::Display for Failure {
             Some(hint) => write!(f, "\nhint: {hint}"),
             None => Ok(()),
         }
-    }
-}
-
-fn hint_on_parameters(error: &BadParameters) -> Option<String> {
-    match error {
-        BadParameters::Missing(name) => Some(format!("--param {name}=VALUE")),
-        BadParameters::Unknown { .. } | BadParameters::Mistyped { .. } => None,
     }
 }
 

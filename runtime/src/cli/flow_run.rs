@@ -28,7 +28,9 @@ pub(super) struct Noun {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Create(create::Args),
-    /// Lists runs, newest first.
+    /// Lists runs, the last due first.
+    #[command(after_help = "\
+Runs that a schedule has made ahead are left out until they are due: --state Scheduled shows them.")]
     List(ListArgs),
     /// Shows a run: state, parameters, tasks, result, cards.
     #[command(after_help = "\

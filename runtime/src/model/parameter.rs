@@ -106,6 +106,25 @@ pub enum BadParameters {
     },
 }
 
+impl BadParameters {
+    /// Returns how the parameter is written on a command line, where that is the matter.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let example = match self {
+            Self::Missing(name) => return Some(format!("--param {name}=VALUE")),
+            // What does not fit further in stands in a value that was read as one.
+            Self::Mistyped { why, .. } if why.contains(" at `/") => return None,
+            Self::Mistyped { why, .. } if why.starts_with("expected array") => "[1,2]",
+            Self::Mistyped { why, .. } if why.starts_with("expected object") => r#"{"key":1}"#,
+            Self::Mistyped { .. } | Self::Unknown { .. } => return None,
+        };
+        let Self::Mistyped { name, .. } = self else {
+            return None;
+        };
+        Some(format!("--param '{name}={example}'"))
+    }
+}
+
 impl Parameter {
     /// Checks the schema, and that the default fits it.
     ///
@@ -296,6 +315,33 @@ mod tests {
             description: String::new(),
             schema,
             default: None,
+        }
+    }
+
+    #[test]
+    fn a_hint_shows_how_the_parameter_is_written() {
+        let mistyped = |why: &str| BadParameters::Mistyped {
+            name: "xs".to_owned(),
+            why: why.to_owned(),
+        };
+        let table = [
+            (
+                BadParameters::Missing("xs".to_owned()),
+                Some("--param xs=VALUE"),
+            ),
+            (
+                mistyped("expected array, got \"a\""),
+                Some("--param 'xs=[1,2]'"),
+            ),
+            (
+                mistyped("expected object, got 1"),
+                Some("--param 'xs={\"key\":1}'"),
+            ),
+            (mistyped("expected object, got 1 at `/kids`"), None),
+            (mistyped("expected string, got 1"), None),
+        ];
+        for (bad, expected) in table {
+            assert_eq!(bad.hint().as_deref(), expected, "{bad}");
         }
     }
 

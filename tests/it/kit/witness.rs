@@ -219,16 +219,25 @@ impl Witness {
 
     /// Lists all runs.
     pub(crate) async fn runs(&self) -> Vec<FlowRun> {
-        let mut query = full_page();
-        let mut all = Vec::new();
-        loop {
-            let page = self.client.list_flow_runs(&query).await.unwrap();
-            all.extend(page.items);
-            query.cursor = page.next;
-            if query.cursor.is_none() {
-                return all;
+        let mut all: Vec<FlowRun> = Vec::new();
+        // What a clock made ahead is listed only where it is asked for.
+        for state in [None, Some("Scheduled".to_owned())] {
+            let mut query = full_page();
+            query.state = state;
+            loop {
+                let page = self.client.list_flow_runs(&query).await.unwrap();
+                let news = page.items.into_iter();
+                let news: Vec<_> = news
+                    .filter(|run| all.iter().all(|it| it.id != run.id))
+                    .collect();
+                all.extend(news);
+                query.cursor = page.next;
+                if query.cursor.is_none() {
+                    break;
+                }
             }
         }
+        all
     }
 
     /// Lists what is wrong with the runs: one that is still at work, or a history that is not legal.

@@ -15,15 +15,20 @@ pub(super) fn hourly(name: &str, line: &str) -> Registration {
     asked
 }
 
-async fn dues(world: &World) -> Vec<String> {
+/// Lists the runs that wait, the last due first.
+async fn ahead(world: &World) -> Vec<FlowRun> {
     let query = ListQuery {
         state: Some("Scheduled".to_owned()),
         limit: Some(200),
         ..ListQuery::default()
     };
     let page = world.client.list_flow_runs(&query).await.unwrap();
-    let mut dues: Vec<_> = page
-        .items
+    page.items
+}
+
+async fn dues(world: &World) -> Vec<String> {
+    let runs = ahead(world).await;
+    let mut dues: Vec<_> = runs
         .iter()
         .map(|run| run.scheduled_at.to_string())
         .collect();
@@ -53,6 +58,57 @@ async fn the_next_ten_runs_are_made_once() {
     let claimed = world.agent("mira").await.poll(9).await;
     assert_eq!(claimed.len(), 1);
     assert_eq!(claimed[0].parameters["name"], "Ada");
+}
+
+/// What is ahead does not hide what has happened, and the last due comes first.
+#[tokio::test]
+async fn runs_are_listed_by_when_they_are_due_and_not_before_they_are() {
+    let world = World::new().await;
+    let asked = hourly("etl", "0 * * * *");
+    world.client.register("demo", &asked).await.unwrap();
+    world.schedule().await;
+    let mut later = new_run("etl");
+    later.scheduled_at = Some("2026-03-01T05:30:00Z".parse().unwrap());
+    world.try_create(&later).await.unwrap();
+    world.clock.pass(Duration::from_secs(3 * 3600));
+    world.schedule().await;
+    let listed = async |query: ListQuery| {
+        let page = world.client.list_flow_runs(&query).await.unwrap();
+        let hours = page.items.iter();
+        let hours = hours.map(|run| run.scheduled_at.strftime("%H:%M").to_string());
+        (hours.collect::<Vec<_>>().join(" "), page.next)
+    };
+    let (all, _) = listed(ListQuery::default()).await;
+    assert_eq!(all, "05:30 03:00 02:00 01:00");
+    for query in [
+        ListQuery {
+            flow: Some("etl".to_owned()),
+            ..ListQuery::default()
+        },
+        ListQuery {
+            project: Some("demo".to_owned()),
+            ..ListQuery::default()
+        },
+    ] {
+        assert_eq!(listed(query).await.0, all);
+    }
+    let first = ListQuery {
+        limit: Some(2),
+        ..ListQuery::default()
+    };
+    let (hours, next) = listed(first.clone()).await;
+    assert_eq!(hours, "05:30 03:00");
+    let second = ListQuery {
+        cursor: next,
+        ..first
+    };
+    assert_eq!(listed(second).await.0, "02:00 01:00");
+    let ahead = ListQuery {
+        state: Some("Scheduled".to_owned()),
+        limit: Some(3),
+        ..ListQuery::default()
+    };
+    assert_eq!(listed(ahead).await.0, "13:00 12:00 11:00");
 }
 
 #[tokio::test]
@@ -99,9 +155,8 @@ async fn a_run_ahead_that_was_deleted_or_cancelled_stays_away() {
     let mut asked = hourly("etl", "0 * * * *");
     world.client.register("demo", &asked).await.unwrap();
     world.schedule().await;
-    let runs = world.client.list_flow_runs(&ListQuery::default()).await;
-    let mut runs = runs.unwrap().items;
-    runs.sort_by_key(|run| run.scheduled_at);
+    let mut runs = ahead(&world).await;
+    runs.reverse();
     world.client.delete_flow_run(runs[1].id).await.unwrap();
     world.client.cancel(runs[2].id).await.unwrap();
     world.client.delete_flow_run(runs[2].id).await.unwrap();
@@ -160,9 +215,8 @@ async fn what_was_deleted_ahead_is_not_made_up_for_and_the_one_before_it_is() {
     let asked = hourly("etl", "0 * * * *");
     world.client.register("demo", &asked).await.unwrap();
     world.schedule().await;
-    let runs = world.client.list_flow_runs(&ListQuery::default()).await;
-    let mut runs = runs.unwrap().items;
-    runs.sort_by_key(|run| run.scheduled_at);
+    let mut runs = ahead(&world).await;
+    runs.reverse();
     world.client.delete_flow_run(runs[2].id).await.unwrap();
     world.clock.pass(Duration::from_secs(3 * 3600 + 60));
     world.schedule().await;

@@ -8,7 +8,7 @@ use super::{checked_labels, flow, page_size, project};
 use crate::model::artifact::Digest;
 use crate::model::id::{FlowId, FlowRunId};
 use crate::model::limit::RUN_WALL_MS;
-use crate::model::parameter::{self, BadParameters, Bound};
+use crate::model::parameter::{self, Bound};
 use crate::model::run::{Card, TaskRun};
 use crate::model::state::{Event, State as RunState};
 use crate::server::access::Access;
@@ -93,7 +93,7 @@ pub(super) async fn create(
     let parameters = bound(&version.definition.parameters, &asked.parameters)?;
     let now = app.clock.now();
     let new = New {
-        id: FlowRunId::at(now.as_microsecond(), rand::random()),
+        id: New::id_at(now, asked.scheduled_at.unwrap_or(now)),
         flow_id: flow.id,
         flow_version_id: version_id,
         requirement_id: None,
@@ -179,9 +179,9 @@ fn archived(name: &str) -> ApiError {
 fn bound(parameters: &[parameter::Parameter], given: &Bound) -> Answer<Bound> {
     parameter::bind(parameters, given).map_err(|why| {
         let refused = ApiError::new(Code::ParametersBad, why.to_string());
-        match why {
-            BadParameters::Missing(name) => refused.hint(format!("--param {name}=VALUE")),
-            BadParameters::Unknown { .. } | BadParameters::Mistyped { .. } => refused,
+        match why.hint() {
+            Some(hint) => refused.hint(hint),
+            None => refused,
         }
     })
 }
@@ -204,7 +204,8 @@ fn check(asked: &NewFlowRun) -> Answer<()> {
     }
 }
 
-/// Lists runs, newest first.
+/// Lists runs, the last due first. Those that a schedule has made ahead are left out until they are
+/// due, unless a state is asked for.
 #[utoipa::path(get, path = "/api/flow-runs", tag = "flow-run", params(ListQuery), responses(
     (status = 200, body = Page<FlowRun>), (status = "4XX", body = ErrorBody),
 ), security(("token" = [])))]
@@ -249,6 +250,7 @@ pub(super) async fn list(
         flow,
         state,
         before: super::cursor(query.cursor.as_deref())?,
+        now: app.clock.now(),
         limit: limit + 1,
     };
     let mut items = flow_run::list(&mut reader, &app.db.memory, &filter).await?;

@@ -347,7 +347,7 @@ pub async fn pin_results(tx: &mut Tx, memory: &Memory, run: &mut Standing) -> Re
 /// A run to be made.
 #[derive(Clone, Debug)]
 pub struct New {
-    /// Its id.
+    /// Its id, of [`New::id_at`].
     pub id: FlowRunId,
     /// Its flow.
     pub flow_id: FlowId,
@@ -371,6 +371,14 @@ pub struct New {
     pub idempotency: Option<(String, Digest)>,
     /// Who asks for it.
     pub by: String,
+}
+
+impl New {
+    /// Makes an id. Ids are in the order in which runs are due: so lists show them.
+    #[must_use]
+    pub fn id_at(now: Timestamp, scheduled_at: Timestamp) -> FlowRunId {
+        FlowRunId::at(now.max(scheduled_at).as_microsecond(), rand::random())
+    }
 }
 
 const ADD: &str = "INSERT INTO flow_run (id, project_id, flow_id, flow_version_id, requirement_id, \
@@ -587,34 +595,44 @@ pub struct Filter {
     pub flow: Option<FlowId>,
     /// Only in this state.
     pub state: Option<State>,
-    /// Only those made before this one.
+    /// Only those before this one.
     pub before: Option<FlowRunId>,
+    /// Now.
+    pub now: Timestamp,
     /// At most so many.
     pub limit: u32,
 }
 
-/// Lists runs, newest first.
+/// Lists runs, the last due first: ids are in the order of due times.
+///
+/// Those that a clock made ahead are left out until they are due, unless a state is asked for: they
+/// would stand before everything that has happened.
 ///
 /// Four statements for one question, so that each has an index that serves it: by flow, by project,
 /// of those that are not over, and all.
 pub async fn list(tx: &mut Tx, memory: &Memory, filter: &Filter) -> Result<Vec<FlowRun>, DbError> {
     let state: Arg = filter.state.into();
     let is_live = filter.state.is_some_and(|state| !state.is_over());
-    let (before, limit) = (filter.before, filter.limit);
+    let (before, limit, now) = (filter.before, filter.limit, filter.now);
     let rows = match (filter.flow, filter.project) {
         (Some(flow), _) => {
             let sql = listed!(
                 "WHERE r.flow_id = $4 AND r.id < coalesce($1, x'ffffffffffffffffffffffffffffffffff') \
-                 AND ($3 IS NULL OR r.state = $3) ORDER BY r.id DESC LIMIT $2"
+                 AND (r.state = $3 OR $3 IS NULL AND NOT (r.clock IS NOT NULL AND \
+                 r.state = 'Scheduled' AND r.scheduled_at > $5)) \
+                 ORDER BY r.id DESC LIMIT $2"
             );
-            tx.rows(sql, args![before, limit, state, flow]).await?
+            tx.rows(sql, args![before, limit, state, flow, now]).await?
         }
         (None, Some(project)) if !is_live => {
             let sql = listed!(
                 "WHERE r.project_id = $4 AND r.id < coalesce($1, x'ffffffffffffffffffffffffffffffffff') \
-                 AND ($3 IS NULL OR r.state = $3) ORDER BY r.id DESC LIMIT $2"
+                 AND (r.state = $3 OR $3 IS NULL AND NOT (r.clock IS NOT NULL AND \
+                 r.state = 'Scheduled' AND r.scheduled_at > $5)) \
+                 ORDER BY r.id DESC LIMIT $2"
             );
-            tx.rows(sql, args![before, limit, state, project]).await?
+            tx.rows(sql, args![before, limit, state, project, now])
+                .await?
         }
         (None, project) if is_live => {
             let sql = listed!(
@@ -632,11 +650,12 @@ pub async fn list(tx: &mut Tx, memory: &Memory, filter: &Filter) -> Result<Vec<F
         _ => {
             let sql = listed!(
                 "WHERE r.id < coalesce($1, x'ffffffffffffffffffffffffffffffffff') \
-                 AND ($3 IS NULL OR r.state = $3) \
+                 AND (r.state = $3 OR $3 IS NULL AND NOT (r.clock IS NOT NULL AND \
+                 r.state = 'Scheduled' AND r.scheduled_at > $5)) \
                  AND ($4 IS NULL OR hex(r.project_id) IN (SELECT value FROM json_each($4))) \
                  ORDER BY r.id DESC LIMIT $2"
             );
-            tx.rows(sql, args![before, limit, state, filter.realm.arg()])
+            tx.rows(sql, args![before, limit, state, filter.realm.arg(), now])
                 .await?
         }
     };

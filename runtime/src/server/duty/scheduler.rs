@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{note, rest};
-use crate::model::id::{FlowId, FlowRunId};
+use crate::model::id::FlowId;
 use crate::model::limit::RUN_WALL_MS;
 use crate::model::parameter;
 use crate::model::schedule::{Schedule, Tick};
@@ -159,7 +159,7 @@ pub(crate) async fn make(
         return Ok(false);
     };
     let new = New {
-        id: FlowRunId::at(now.as_microsecond(), rand::random()),
+        id: New::id_at(now, tick.at),
         flow_id: version.flow_id,
         flow_version_id: version.id,
         requirement_id: None,

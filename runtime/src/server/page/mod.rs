@@ -61,6 +61,7 @@ async fn index(
         flow: None,
         state: None,
         before: None,
+        now: app.clock.now(),
         limit: RUNS_SHOWN,
     };
     let mut reader = app.db.reader().await?;
