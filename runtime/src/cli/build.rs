@@ -3,6 +3,8 @@
 //! Three ways to a compiler for `wasm32-wasip2`, in this order: the one that is configured, the
 //! usual one if it has the target, the usual one after rustup has added it.
 
+mod project;
+
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -77,6 +79,7 @@ pub(super) fn compile(folder: &Path, call: &Call) -> Done<PathBuf> {
         return Err(Failure::could(what)
             .or_hint("waft new NAME makes one; a component is named by its .wasm file"));
     }
+    project::check(folder, &call.config.home)?;
     let tools = Tools::of(call);
     tools.ensure_target(folder, call)?;
     let mut cargo = tools.command(config::cargo());
@@ -110,7 +113,7 @@ pub(super) fn compile(folder: &Path, call: &Call) -> Done<PathBuf> {
         [one] => Ok(one.clone()),
         [] => {
             let what = format!("`{}` makes no component", folder.display());
-            Err(Failure::could(what).or_hint("a flow is a library: [lib] crate-type = [\"cdylib\"]; a command is a program: src/main.rs"))
+            Err(Failure::could(what).or_hint(project::SHAPE))
         }
         several => {
             let names: Vec<_> = several

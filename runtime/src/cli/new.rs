@@ -63,7 +63,7 @@ pub(super) fn run(args: &Args, call: &Call) -> Done {
 fn check_name(name: &str) -> Done {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic());
-    let shown: String = name.escape_default().take(80).collect();
+    let shown: String = name.escape_debug().take(80).collect();
     if !starts_well || name.len() > 64 || !name.chars().all(is_word) {
         let what = format!("the name `{shown}` is not allowed");
         return Err(Failure::usage(what)
@@ -144,7 +144,7 @@ const TAKEN: [&str; 60] = [
 ///
 /// Its name holds a digest of its contents, so that two builds of one version do not get in each
 /// other's way, and a project keeps the SDK that it was made with.
-fn unpack_sdk(home: &Home) -> anyhow::Result<PathBuf> {
+pub(super) fn unpack_sdk(home: &Home) -> anyhow::Result<PathBuf> {
     let files = files_of(&SDK);
     let mut hasher = Sha256::new();
     for (path, bytes) in &files {
