@@ -452,6 +452,8 @@ pub struct Agent {
     pub seen_at: Timestamp,
     /// Whether it polls now.
     pub is_polling: bool,
+    /// Whether it takes no more runs, and finishes those that it has.
+    pub is_leaving: bool,
 }
 
 /// An agent says hello.

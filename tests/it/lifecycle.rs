@@ -324,8 +324,11 @@ async fn an_agent_that_is_stopped_at_once_gives_its_run_back() {
     let run = world.run("naps", json!({"millis": 100})).await;
     world.is(run, State::Running).await;
     world.stop_now("mira").await;
-    // No time has passed, so no lease has ended.
+    // No time has passed, so no lease has ended, and the history says so.
     world.is(run, State::Scheduled).await;
+    let story = world.story(run).await;
+    let told = "the agent was stopped, and gave it back";
+    assert!(story.contains(told), "{story}");
     world.agent("nas").await;
     let ended = world.ends_as(run, State::Success).await;
     assert_eq!((ended.claims, ended.agent.as_deref()), (2, Some("nas")));

@@ -155,7 +155,11 @@ async fn hand_back(agent: &Agent, unready: Unready) -> FlowRunMoved {
 /// their codes: attempts that were stopped for the lease's sake count as lost.
 fn given_up(lease: &Lease) -> FlowRunMoved {
     match lease.is_good() {
-        true => end(Event::Lose, "lost.stop", "the agent was stopped"),
+        true => end(
+            Event::Lose,
+            "lost.stop",
+            "the agent was stopped, and gave it back",
+        ),
         false => end(
             Event::Lose,
             "lost.lease",

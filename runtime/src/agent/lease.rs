@@ -147,10 +147,12 @@ impl Leases {
             .is_some_and(|lease| lease.order(Order::Cancel))
     }
 
-    /// Stops everything at once; what was finished is still delivered.
+    /// Stops everything at once, to give it back; what was finished is still delivered.
+    ///
+    /// The leases stay as good as they are, so that nobody takes it for a loss.
     pub(crate) fn abandon_all(&self) {
         for lease in self.all() {
-            lease.lapse();
+            lease.order(Order::Abandon);
         }
     }
 

@@ -133,6 +133,8 @@ pub(super) async fn start(
     let set = &call.config.settings.agent;
     let hostname = hostname();
     let parallel = flags.powers.parallel(call);
+    let projects = projects(&flags.project, &set.projects);
+    let asked = client.clone();
     let settings = AgentSettings {
         client,
         name: flags
@@ -145,7 +147,7 @@ pub(super) async fn start(
         has_auto_labels: !flags.no_auto_labels,
         roots: roots(flags, call)?,
         results: results_root(call)?,
-        projects: projects(&flags.project, &set.projects),
+        projects: projects.clone(),
         slots: flags.limit.or(set.limit).unwrap_or(SLOTS).max(1) as usize,
         parallel,
         powers: flags.powers.powers(call)?,
@@ -155,7 +157,26 @@ pub(super) async fn start(
         clock: call.clock.clone(),
         is_once,
     };
-    Agent::start(settings).await.map_err(Failure::from)
+    let agent = Agent::start(settings).await.map_err(Failure::from)?;
+    warn_of_unknown(projects.unwrap_or_default(), &asked, call).await;
+    Ok(agent)
+}
+
+/// Says which of these projects the server does not have. A token that may not look says nothing.
+async fn warn_of_unknown(mut projects: BTreeSet<String>, client: &Client, call: &Call) {
+    if projects.is_empty() {
+        return;
+    }
+    let list = async |query: &ListQuery| client.list_projects(query).await;
+    let Ok((known, _)) = pages(ListQuery::default(), usize::MAX, list).await else {
+        return;
+    };
+    projects.retain(|name| !known.iter().any(|project| project.name == *name));
+    for name in projects {
+        call.output.note(format!(
+            "warning: there is no project `{name}` yet that this agent could run code of"
+        ));
+    }
 }
 
 /// Chooses whose code runs here. The flag goes instead of the setting, as it is there to narrow what
@@ -245,10 +266,10 @@ async fn list(client: &Client, call: &Call) -> Done {
             let labels: Vec<_> = agent.offer.labels.iter().map(str::to_owned).collect();
             vec![
                 agent.name,
-                if agent.is_polling {
-                    "polling"
-                } else {
-                    "silent"
+                match (agent.is_polling, agent.is_leaving) {
+                    (true, _) => "polling",
+                    (false, true) => "leaving",
+                    (false, false) => "silent",
                 }
                 .to_owned(),
                 format!("{} of {}", agent.flow_runs.len(), agent.slots),

@@ -120,7 +120,9 @@ async fn lacks(
         if missing.is_empty() && is_polling && free_slots == 0 {
             words.push("has no free slot".to_owned());
         }
-        if !is_polling {
+        if session.as_ref().is_some_and(|one| one.is_leaving(now)) {
+            words.push("takes no more runs".to_owned());
+        } else if !is_polling {
             words.push("does not poll".to_owned());
         }
         AgentLack {

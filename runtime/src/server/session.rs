@@ -147,11 +147,18 @@ impl Session {
 
     /// Tells whether a call of the agent is open, or ended a moment ago; never once it has left.
     pub(super) fn is_polling(&self, now: Monotonic) -> bool {
+        !self.has_left.load(Ordering::Relaxed) && self.is_there(now)
+    }
+
+    /// Tells whether the agent takes no more runs, and is still there for those that it has.
+    pub(super) fn is_leaving(&self, now: Monotonic) -> bool {
+        self.has_left.load(Ordering::Relaxed) && self.is_there(now)
+    }
+
+    fn is_there(&self, now: Monotonic) -> bool {
         let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        !self.is_replaced()
-            && !self.has_left.load(Ordering::Relaxed)
-            && (self.open_calls.load(Ordering::Relaxed) > 0
-                || now.since(heard.last) < BETWEEN_CALLS)
+        let is_calling = self.open_calls.load(Ordering::Relaxed) > 0;
+        !self.is_replaced() && (is_calling || now.since(heard.last) < BETWEEN_CALLS)
     }
 
     fn is_silent(&self, now: Monotonic) -> bool {

@@ -396,6 +396,7 @@ async fn an_agent_that_leaves_polls_no_longer_and_keeps_its_runs() {
     let agents = world.client.list_agents(&ListQuery::default()).await;
     let shown = agents.unwrap().items.remove(0);
     assert_eq!((shown.is_polling, shown.flow_runs.len()), (false, 1));
+    assert!(shown.is_leaving, "it is there for the run that it has");
     let explained = world.client.explain(waits.id).await.unwrap();
     assert_eq!(explained.summary, "no agent polls; `mira` did");
     let reported = agent.tell(lease(&claimed[0]), vec![flow(Event::Start)]);

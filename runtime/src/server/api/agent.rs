@@ -409,7 +409,8 @@ pub(super) async fn list(
     let (now, monotonic) = (app.clock.now(), app.clock.monotonic());
     let items = kept.into_iter().map(|kept| {
         let session = app.sessions.get(kept.session_id);
-        let is_polling = session.is_some_and(|session| session.is_polling(monotonic));
+        let is_polling = session.as_ref().is_some_and(|it| it.is_polling(monotonic));
+        let is_leaving = session.as_ref().is_some_and(|it| it.is_leaving(monotonic));
         Agent {
             id: kept.id,
             name: kept.name,
@@ -419,8 +420,12 @@ pub(super) async fn list(
             offer: kept.offer,
             slots: kept.slots,
             flow_runs: at_work.remove(&kept.id).unwrap_or_default(),
-            seen_at: if is_polling { now } else { kept.seen_at },
+            seen_at: match is_polling || is_leaving {
+                true => now,
+                false => kept.seen_at,
+            },
             is_polling,
+            is_leaving,
         }
     });
     let items = items.collect();
