@@ -35,6 +35,8 @@ enum From {
     Default,
     File,
     Environment,
+    /// What a server left in this home.
+    Credentials,
 }
 
 pub(super) fn run(verb: Verb, call: &Call) -> Done {
@@ -51,6 +53,7 @@ pub(super) fn run(verb: Verb, call: &Call) -> Done {
 }
 
 fn show(call: &Call) -> Done {
+    let kept = call.config.home.credentials().ok().flatten();
     let settings = call.config.list().into_iter().map(|(name, value, origin)| {
         // A token is worth more than the sight of it.
         let is_secret = name == "server.token" && value.is_some();
@@ -63,6 +66,13 @@ fn show(call: &Call) -> Done {
             Some(Origin::Environment) => Shown {
                 value,
                 origin: From::Environment,
+            },
+            None if kept.is_some() && matches!(name, "server.url" | "server.token") => Shown {
+                value: kept.as_ref().map(|kept| match name {
+                    "server.url" => kept.url.clone().into(),
+                    _ => "***".into(),
+                }),
+                origin: From::Credentials,
             },
             None => Shown {
                 value: default(name, call),
@@ -80,6 +90,7 @@ fn show(call: &Call) -> Done {
                 From::Default => "default",
                 From::File => "config.toml",
                 From::Environment => "environment",
+                From::Credentials => "credentials.toml",
             };
             let value = shown
                 .value
@@ -105,8 +116,6 @@ fn default(name: &str, call: &Call) -> Option<toml::Value> {
         "agent.max.output" => Bytes(ceiling.output_bytes).to_string().into(),
         "flows.defaults.storage.root" => call.config.storage_root().into(),
         "results.root" => call.config.results_root().into(),
-        // What a server left in this home, as other commands find it.
-        "server.url" => call.config.home.credentials().ok()??.url.into(),
         _ => return None,
     })
 }

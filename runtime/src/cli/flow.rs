@@ -9,6 +9,7 @@ use super::flow_run::{ListArgs, print_list};
 use super::reach::{Reach, note_cut, pages};
 use super::words;
 use crate::client::Client;
+use crate::model::flow::Definition;
 use crate::wire::{Flow, FlowVersion, ListQuery};
 
 /// Lists and changes registered flows.
@@ -185,7 +186,25 @@ async fn show(client: &Client, name: &str, call: &Call) -> Done {
         words::list_or_none(&locations)
     ))?;
     out.line(format_args!("labels      {}", words::list_or_none(&labels)))?;
+    out.line(format_args!(
+        "state       {}",
+        standing(&flow, definition, call)
+    ))?;
     out.line(super::inspect::definition_text(definition).trim_end())
+}
+
+/// Says whether the flow takes runs, and when its schedule makes the next one.
+fn standing(flow: &Flow, definition: &Definition, call: &Call) -> String {
+    let schedule = definition.schedule.as_ref();
+    match (flow.is_archived, flow.is_paused, schedule) {
+        (true, ..) => "archived: it takes no runs until it is registered again".to_owned(),
+        (false, true, _) => "paused: its schedule rests until waft flow resume".to_owned(),
+        (false, false, None) => "active".to_owned(),
+        (false, false, Some(schedule)) => match schedule.next_after(call.clock.now(), 1).first() {
+            Some(tick) => format!("active, next due {}", words::instant(tick.at)),
+            None => "active, and its schedule has come to its end".to_owned(),
+        },
+    }
 }
 
 async fn delete(client: &Client, name: &str, is_yes: bool, call: &Call) -> Done {

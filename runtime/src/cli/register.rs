@@ -82,6 +82,13 @@ pub(super) fn run(args: Args, call: &Call) -> Done {
         }
         let registered = put_and_post(&args, &client, &root, &component).await?;
         tell(&args.project, &component, &root, &registered, call)?;
+        if args.paused && registered.version == 1 {
+            let name = &component.definition().name;
+            call.output.note(format!(
+                "its schedule rests: waft flow resume {}/{name} lets it go on",
+                args.project
+            ));
+        }
         match args.start_agent {
             true => start_agent(args, client, root, call).await,
             false => Ok(()),
