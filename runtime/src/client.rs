@@ -597,9 +597,13 @@ impl Client {
 fn chain(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
+    while let Some(cause_of_it) = cause {
+        // What is around the cause that no connection came about says nothing but that.
+        text = match error.is_connect() {
+            true => cause_of_it.to_string(),
+            false => format!("{text}: {cause_of_it}"),
+        };
+        cause = cause_of_it.source();
     }
     text
 }

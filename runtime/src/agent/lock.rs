@@ -47,7 +47,7 @@ impl NameLock {
                     .write(true)
                     .open(&path)
             })
-            .with_context(|| format!("opening the lock `{}`", path.display()))?;
+            .with_context(|| format!("cannot open the lock `{}`", path.display()))?;
         match file.try_lock() {
             Ok(()) => Ok(Self {
                 _file: file,
@@ -57,7 +57,7 @@ impl NameLock {
                 "an agent named `{name}` is already running with this WAFT_HOME; give this one another name: --name NAME"
             ),
             Err(TryLockError::Error(error)) => {
-                Err(error).with_context(|| format!("locking `{}`", path.display()))
+                Err(error).with_context(|| format!("cannot lock `{}`", path.display()))
             }
         }
     }

@@ -286,7 +286,8 @@ fn open_storages(roots: &[Root]) -> anyhow::Result<HashMap<String, Storage>> {
     roots
         .iter()
         .map(|root| {
-            let storage = Storage::open(root).with_context(|| format!("opening root `{root}`"))?;
+            let storage =
+                Storage::open(root).with_context(|| format!("cannot open the root `{root}`"))?;
             Ok((root.to_string(), storage))
         })
         .collect()
@@ -294,7 +295,7 @@ fn open_storages(roots: &[Root]) -> anyhow::Result<HashMap<String, Storage>> {
 
 fn open_runner(settings: &AgentSettings) -> anyhow::Result<Runner> {
     let root = &settings.results;
-    let opening = || format!("opening the results in `{root}`");
+    let opening = || format!("cannot open the results in `{root}`");
     Ok(Runner::new(runner::Settings {
         sandbox: settings.sandbox.clone(),
         results: Results::open(root, settings.clock.clone()).with_context(opening)?,

@@ -66,7 +66,7 @@ impl Session {
         let opened = client
             .open_session(&hello)
             .await
-            .with_context(|| format!("saying hello to the server as agent `{}`", hello.name))?;
+            .with_context(|| format!("cannot say hello to the server as agent `{}`", hello.name))?;
         if !is_spoken(opened.protocol) {
             bail!(
                 "the server speaks agent protocol {}, this agent {PROTOCOL}: one of them is too old",

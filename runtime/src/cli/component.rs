@@ -48,13 +48,7 @@ pub(crate) fn sandbox(call: &Call, stores_max: usize) -> Done<Sandbox> {
     let program = std::env::current_exe().map_err(|error| {
         anyhow::Error::new(error).context("cannot find the program `waft` itself")
     })?;
-    call.config.home.make().map_err(|error| {
-        let what = format!(
-            "cannot make the folder `{}`",
-            call.config.home.folder().display()
-        );
-        anyhow::Error::new(error).context(what)
-    })?;
+    call.config.home.make()?;
     let settings = Settings::new(
         Compiler::Child(program),
         call.config.home.code_cache(),
@@ -135,7 +129,11 @@ impl Which {
             .prefix(COPY_PREFIX)
             .tempfile_in(call.config.home.folder())
             .and_then(|file| std::fs::write(file.path(), &bytes).map(|()| file.into_temp_path()))
-            .map_err(|error| anyhow::Error::new(error).context("cannot copy the component"))?;
+            .map_err(|error| {
+                let home = call.config.home.folder().display();
+                let what = format!("cannot copy the component into `{home}`");
+                anyhow::Error::new(error).context(what)
+            })?;
         let refused = |error| refusal(error, &path);
         let prepared = prepare(call, sandbox, digest, &copy, &path)
             .await

@@ -26,7 +26,7 @@ fn name_and_value(text: &str) -> Result<(String, String), String> {
     if !is_name(&name) {
         return Err(format!(
             "`{}` is not the name of a parameter",
-            name.escape_default()
+            name.escape_debug()
         ));
     }
     Ok((name, value))

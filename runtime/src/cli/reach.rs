@@ -46,6 +46,9 @@ impl Reach {
         };
         Client::new(&url, token).map_err(|error| {
             let usage = Failure::usage(format!("`{url}` is not the address of a server"));
+            if !url.contains("://") && Client::new(&format!("http://{url}"), None).is_ok() {
+                return usage.or_hint(format!("--server http://{url}"));
+            }
             match error {
                 ClientError::Unreachable(unusable) => usage.or_hint(unusable.why),
                 ClientError::Refused(_) | ClientError::Unreadable(_) => usage,

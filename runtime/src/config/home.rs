@@ -40,6 +40,14 @@ pub enum BadHome {
         /// Why.
         source: io::Error,
     },
+    /// The home itself cannot be made.
+    #[error("cannot make the folder `{}`", folder.display())]
+    Unmakable {
+        /// Which one.
+        folder: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// It is not what this program wrote.
     // What stands in the line is not quoted, as it may be secret.
     #[error("`{}`, line {line}: expected NAME = \"TEXT\" and nothing else", file.display())]
@@ -59,7 +67,10 @@ impl BadHome {
     pub const fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Line { hint, .. } => Some(hint),
-            Self::Unreadable { .. } | Self::Unwritable { .. } => None,
+            Self::Unwritable { .. } | Self::Unmakable { .. } => {
+                Some("WAFT_HOME=FOLDER names another home; it must be writable")
+            }
+            Self::Unreadable { .. } => None,
         }
     }
 }
@@ -179,7 +190,7 @@ impl Home {
 
     /// Waits for a lock, which is held until the answer is dropped.
     fn lock(&self, name: &str) -> io::Result<File> {
-        self.make()?;
+        self.make().map_err(io::Error::other)?;
         let mut options = File::options();
         options.create(true).truncate(false).write(true);
         let file = options.open(self.0.join(name))?;
@@ -189,7 +200,7 @@ impl Home {
 
     /// Writes a file that only this user may read, whole or not at all.
     fn write_private(&self, file: &Path, text: &str) -> io::Result<()> {
-        self.make()?;
+        self.make().map_err(io::Error::other)?;
         // A temporary file is made with mode 0600.
         let mut new = tempfile::NamedTempFile::new_in(&self.0)?;
         new.write_all(text.as_bytes())?;
@@ -203,12 +214,17 @@ impl Home {
     /// # Errors
     ///
     /// Fails if it cannot be made.
-    pub fn make(&self) -> io::Result<()> {
+    pub fn make(&self) -> Result<(), BadHome> {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true);
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.create(&self.0)
+        builder
+            .create(&self.0)
+            .map_err(|source| BadHome::Unmakable {
+                folder: self.0.clone(),
+                source,
+            })
     }
 }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Millis(pub u64);
 
-/// A size, written `512KiB`, `64MiB`, `1GiB` or as a plain number of bytes.
+/// A size, written `100B`, `512KiB`, `64MiB` or `1GiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bytes(pub u64);
 
@@ -31,8 +31,7 @@ const TIMES: [(&str, u64); 5] = [
     ("d", 86_400_000),
 ];
 
-const SIZES: [(&str, u64); 5] = [
-    ("", 1),
+const SIZES: [(&str, u64); 4] = [
     ("B", 1),
     ("KiB", 1 << 10),
     ("MiB", 1 << 20),
@@ -50,7 +49,7 @@ impl FromStr for Millis {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         read(text, &TIMES).map(Self).ok_or_else(|| NoQuantity {
-            text: text.escape_default().take(80).collect(),
+            text: text.escape_debug().take(80).collect(),
             what: "duration",
             wanted: "a number with `ms`, `s`, `m`, `h` or `d`, such as `10s`",
         })
@@ -62,9 +61,9 @@ impl FromStr for Bytes {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         read(text, &SIZES).map(Self).ok_or_else(|| NoQuantity {
-            text: text.escape_default().take(80).collect(),
+            text: text.escape_debug().take(80).collect(),
             what: "size",
-            wanted: "a number with `KiB`, `MiB` or `GiB`, such as `64MiB`",
+            wanted: "a number with `B`, `KiB`, `MiB` or `GiB`, such as `64MiB`",
         })
     }
 }
@@ -84,8 +83,10 @@ fn write(value: u64, units: &[(&str, u64)], f: &mut fmt::Formatter<'_>) -> fmt::
     let fits = units
         .iter()
         .rfind(|(_, factor)| value != 0 && value.is_multiple_of(*factor));
-    let (unit, factor) = fits.unwrap_or(&units[1]);
-    write!(f, "{}{unit}", value / factor)
+    match fits {
+        Some((unit, factor)) => write!(f, "{}{unit}", value / factor),
+        None => write!(f, "0{}", units[0].0),
+    }
 }
 
 impl fmt::Display for Millis {
@@ -136,7 +137,8 @@ mod tests {
         }
         assert_eq!("64MiB".parse(), Ok(Bytes(64 << 20)));
         assert_eq!("64 MiB".parse(), Ok(Bytes(64 << 20)));
-        assert_eq!("100".parse(), Ok(Bytes(100)));
+        assert_eq!("100B".parse(), Ok(Bytes(100)));
+        assert_eq!(Bytes(0).to_string(), "0B");
         assert_eq!(Bytes(100).to_string(), "100B");
         assert_eq!(Bytes(3 << 19).to_string(), "1536KiB");
     }
@@ -154,7 +156,7 @@ mod tests {
         ] {
             assert!(text.parse::<Millis>().is_err(), "{text}");
         }
-        for text in ["", "MiB", "64MB", "64mib", "99999999999GiB"] {
+        for text in ["", "5", "MiB", "64MB", "64mib", "99999999999GiB"] {
             assert!(text.parse::<Bytes>().is_err(), "{text}");
         }
     }

@@ -81,7 +81,7 @@ impl Access {
     pub fn may_read(&self) -> Result<(), ApiError> {
         match self.scope {
             Scope::User | Scope::ReadOnly => Ok(()),
-            Scope::Agent => Err(self.forbidden("read this", "read_only")),
+            Scope::Agent => Err(self.forbidden("read this", "read-only")),
         }
     }
 
