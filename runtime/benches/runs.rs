@@ -25,14 +25,15 @@ use serde_json::json;
 use waft::agent::{Agent, AgentSettings, Running};
 use waft::client::Client;
 use waft::clock::Clock;
+use waft::config::Access;
 use waft::model::artifact::Digest;
 use waft::model::id::FlowRunId;
 use waft::model::label::Labels;
-use waft::model::limit::Limits;
+use waft::model::limit::{ARTIFACT_BYTES_MAX, Limits};
 use waft::model::state::State;
 use waft::sandbox::{Compiler, Powers, Sandbox, Settings};
 use waft::server::{self, ServerSettings};
-use waft::storage::{Root, Storage};
+use waft::storage::{ArtifactCache, Root, Storage};
 use waft::wire::{ListQuery, Location, NewFlowRun, NewProject, Registration, WatchQuery};
 
 const BURST: usize = 2_000;
@@ -68,6 +69,7 @@ async fn measure(cores: usize) {
         db: home.path().join("waft.db"),
         lease: Duration::from_secs(30),
         hosts: Vec::new(),
+        results_keep: server::RESULTS_KEEP,
         clock: Clock::default(),
     })
     .await
@@ -127,9 +129,9 @@ impl Bench {
         let prepared = self.sandbox.prepare(artifact, &file).await.unwrap();
         let definition = self.sandbox.describe(&prepared).await.unwrap().definition;
         let root = self.root();
-        let storage = Storage::open(&root).unwrap();
+        let storage = Storage::open(&root, &Access::default()).unwrap();
         let key = storage
-            .put_artifact(&file, artifact, artifact_size)
+            .put_artifact(&file, artifact, artifact_size, "echo")
             .await
             .unwrap();
         let project = NewProject {
@@ -165,12 +167,15 @@ impl Bench {
             has_auto_labels: true,
             roots: vec![self.root()],
             results: Root::local(&home.join("results")).unwrap(),
+            access: Access::default(),
+            artifact_max: ARTIFACT_BYTES_MAX,
             projects: None,
             slots: SLOTS,
             parallel: self.cores,
             powers: Arc::new(Powers::default()),
             ceiling: Limits::CEILING,
             home,
+            artifact_cache_max: ArtifactCache::BYTES_MAX,
             sandbox: self.sandbox.clone(),
             clock: Clock::default(),
             is_once: false,

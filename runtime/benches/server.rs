@@ -189,6 +189,7 @@ fn settings(folder: &tempfile::TempDir) -> ServerSettings {
         db: folder.path().join("waft.db"),
         lease: Duration::from_secs(30),
         hosts: Vec::new(),
+        results_keep: server::RESULTS_KEEP,
         clock: Clock::default(),
     }
 }

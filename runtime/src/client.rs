@@ -19,9 +19,9 @@ use crate::clock::Clock;
 use crate::model::id::{FlowRunId, TokenId};
 use crate::model::run::{Card, TaskRun};
 use crate::wire::{
-    Agent, Claims, ErrorBody, Explanation, Flow, FlowRun, FlowVersion, Health, Leave, ListQuery,
-    Listen, LogPage, LogQuery, MadeToken, NewFlowRun, NewProject, NewSession, NewToken, Orders,
-    Page, Poll, Project, Registered, Registration, Renewal, Renewed, ReportBatch, Reported,
+    Agent, Claims, Deletions, ErrorBody, Explanation, Flow, FlowRun, FlowVersion, Health, Leave,
+    ListQuery, Listen, LogPage, LogQuery, MadeToken, NewFlowRun, NewProject, NewSession, NewToken,
+    Orders, Page, Poll, Project, Registered, Registration, Renewal, Renewed, ReportBatch, Reported,
     Session, Token, Transition, WatchQuery,
 };
 
@@ -74,8 +74,7 @@ impl Client {
                 unusable("expected `http://host:port` or `https://host`".to_owned()).into(),
             );
         }
-        // Whoever came first has installed it already; both install the same.
-        drop(rustls::crypto::ring::default_provider().install_default());
+        crate::tls::install();
         let mut builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(IDLE_TIMEOUT)
@@ -444,6 +443,16 @@ impl Client {
     /// `session-unknown`: open a new one.
     pub async fn listen(&self, listen: &Listen) -> Result<Orders, ClientError> {
         self.call(Call::post("/api/agent/listen", listen).waiting(listen.wait_seconds))
+            .await
+    }
+
+    /// Says what became of segments that the server wanted deleted. A repeat does no harm.
+    ///
+    /// # Errors
+    ///
+    /// `session-unknown`: open a new one.
+    pub async fn deletions(&self, done: &Deletions) -> Result<(), ClientError> {
+        self.call_empty(Call::post("/api/agent/deletions", done))
             .await
     }
 

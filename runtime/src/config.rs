@@ -8,6 +8,7 @@
 mod home;
 mod quantity;
 mod setting;
+mod storage;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -20,7 +21,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub use self::home::{BadHome, Credentials, Home};
 pub use self::quantity::{Bytes, Millis, NoQuantity};
 use self::setting::{Mistake, SETTINGS, find, insert};
+pub use self::storage::{Access, Azure, Gcs, S3, Storage, Web};
 use crate::model::grant::{HostDir, NetRule};
+use crate::model::limit;
 
 /// What holds for this process: its home, its settings and where each of them comes from.
 #[derive(Clone, Debug)]
@@ -55,6 +58,8 @@ pub struct Settings {
     pub flows: Flows,
     /// Where outputs are kept.
     pub results: Results,
+    /// How storages are reached.
+    pub storage: Storage,
     /// How flows are compiled.
     pub build: Build,
 }
@@ -94,6 +99,8 @@ pub struct Agent {
     pub allow: Allow,
     /// The most that a task may ask for.
     pub max: Max,
+    /// How much is kept of what can be made again.
+    pub cache: Cache,
 }
 
 /// The section `[agent.allow]`.
@@ -123,6 +130,18 @@ pub struct Max {
     pub wall: Option<Millis>,
     /// Output of an attempt.
     pub output: Option<Bytes>,
+    /// Bytes of a component.
+    pub artifact: Option<Bytes>,
+}
+
+/// The section `[agent.cache]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cache {
+    /// Artifacts that were fetched.
+    pub artifacts: Option<Bytes>,
+    /// Compiled code.
+    pub code: Option<Bytes>,
 }
 
 /// The section `[flows]`.
@@ -155,6 +174,8 @@ pub struct Place {
 pub struct Results {
     /// A storage root; `$WAFT_HOME/results` unless given.
     pub root: Option<String>,
+    /// How long `waft server start` and `waft up` have results kept after their last use.
+    pub keep: Option<Millis>,
 }
 
 /// The section `[build]`.
@@ -222,12 +243,7 @@ impl Config {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(source) => return Err(BadConfig::Unreadable { file, source }),
         };
-        let variables = std::env::vars_os().filter_map(|(name, value)| {
-            let name = name.into_string().ok()?;
-            let value = value.to_string_lossy().into_owned();
-            name.starts_with("WAFT__").then_some((name, value))
-        });
-        Self::read(home, &text, variables)
+        Self::read(home, &text, variables(|name| name.starts_with("WAFT__")))
     }
 
     /// Lays variables over the text of a file.
@@ -303,6 +319,13 @@ impl Config {
         root.unwrap_or_else(|| file_root(&self.home.flows()))
     }
 
+    /// Returns the most bytes that a component may have.
+    #[must_use]
+    pub fn artifact_max(&self) -> u64 {
+        let most = self.settings.agent.max.artifact;
+        most.map_or(limit::ARTIFACT_BYTES_MAX, |most| most.0)
+    }
+
     /// Returns the storage root that outputs go to.
     #[must_use]
     pub fn results_root(&self) -> String {
@@ -364,6 +387,15 @@ pub fn file_root(folder: &Path) -> String {
 #[must_use]
 pub fn variable(name: &str) -> Option<String> {
     variable_os(name)?.into_string().ok()
+}
+
+/// Returns the variables of this process whose names are wanted.
+fn variables(is_wanted: impl Fn(&str) -> bool) -> BTreeMap<String, String> {
+    let all = std::env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok().filter(|name| is_wanted(name))?;
+        Some((name, value.to_string_lossy().into_owned()))
+    });
+    all.collect()
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
@@ -568,11 +600,17 @@ mod tests {
             name = "n"
             limit = 1
             parallel = 1
-            max = { memory = "1MiB", cpu = "1s", wall = "1s", output = "1MiB" }
+            max = { memory = "1MiB", cpu = "1s", wall = "1s", output = "1MiB", artifact = "1MiB" }
+            cache = { artifacts = "1GiB", code = "1GiB" }
+            [storage]
+            s3 = { endpoint = "http://e", region = "r" }
+            gcs = { endpoint = "http://e" }
+            azure = { endpoint = "http://e", account = "a" }
             [flows.defaults.storage]
             root = "file:///f"
             [results]
             root = "file:///r"
+            keep = "7d"
             [build]
             rustc = "rustc"
             path = "/p"

@@ -5,6 +5,7 @@
 //! program, one room a module; `ARCHITECTURE.md` is the map.
 
 pub mod agent;
+mod bounded;
 pub mod cli;
 pub mod client;
 pub mod clock;
@@ -14,6 +15,7 @@ pub mod runner;
 pub mod sandbox;
 pub mod server;
 pub mod storage;
+pub mod tls;
 pub mod wire;
 
 pub use agent::Agent;

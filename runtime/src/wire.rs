@@ -4,6 +4,8 @@
 //! RFC 3339 in UTC; ids are UUIDs; a list comes in pages with a cursor. The OpenAPI document is made
 //! of the same types.
 
+mod segment;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -18,6 +20,8 @@ use crate::model::requirement::{Missing, Offer};
 pub use crate::model::run::{FlowRunMoved, Happening, TaskRun, TaskRunMoved};
 use crate::model::run::{LogLine, ResultRef, TaskRunKey};
 use crate::model::state::{Event, State};
+
+pub use self::segment::{Deletions, KeptSegment, Segment};
 
 /// The protocol that agents and servers of this version speak; each accepts this and the one before.
 pub const PROTOCOL: u32 = 1;
@@ -275,6 +279,9 @@ pub struct FlowRun {
     pub agent: Option<String>,
     /// Where its result is kept.
     pub result: Option<ResultRef>,
+    /// Until when its result is kept; some time later it is deleted.
+    #[serde(default)]
+    pub result_until: Option<Timestamp>,
     /// Rises with each transition; a watcher waits for a higher one.
     pub transition: u32,
     /// The name of the clock that made it; none if somebody asked for it.
@@ -612,6 +619,9 @@ pub struct Listen {
 pub struct Orders {
     /// Runs to cancel.
     pub cancel: Vec<LeaseKey>,
+    /// Segments of results to delete, under roots that the agent offers: nobody needs them any more.
+    #[serde(default)]
+    pub delete: Vec<Segment>,
 }
 
 /// What happened to an agent's runs, in order.

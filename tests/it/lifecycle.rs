@@ -128,7 +128,11 @@ async fn a_root_that_refuses_hands_the_run_back() {
     let mut world = World::new().await;
     let registration = world.registration("echo").await;
     world.client.register(PROJECT, &registration).await.unwrap();
-    let artifact = world.root().folder().join(&registration.location.key);
+    let artifact = world
+        .root()
+        .folder()
+        .unwrap()
+        .join(&registration.location.key);
     let aside = artifact.with_extension("aside");
     std::fs::rename(&artifact, &aside).unwrap();
     world.agent("mira").await;
@@ -158,7 +162,11 @@ async fn a_damaged_artifact_crashes_the_run_and_names_both_digests() {
     let mut world = World::new().await;
     let registration = world.registration("echo").await;
     world.client.register(PROJECT, &registration).await.unwrap();
-    let artifact = world.root().folder().join(&registration.location.key);
+    let artifact = world
+        .root()
+        .folder()
+        .unwrap()
+        .join(&registration.location.key);
     let mut bytes = std::fs::read(&artifact).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;

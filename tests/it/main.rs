@@ -9,6 +9,8 @@
 )]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
+mod caches;
+mod deploy;
 mod examples;
 mod flows;
 mod guests;
@@ -16,7 +18,10 @@ mod kills;
 mod kit;
 mod lifecycle;
 mod manual;
+mod preview1;
 mod refusals;
+mod retention;
 mod rude;
 mod server;
+mod storages;
 mod tidy;

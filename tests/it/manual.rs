@@ -36,6 +36,7 @@ transcripts! {
     run "run.md"
     secret "secret.md"
     server "server.md"
+    storage "storage.md"
     token "token.md"
     up "up.md"
 }

@@ -62,6 +62,13 @@ fn what_nobody_provides_is_named() {
         "other:thing/door@1.0.0",
         "rejected.imports",
     );
+    let module = inspect_text(
+        r#"(module
+            (import "wasi_snapshot_preview1" "sched_yield" (func (result i32)))
+            (import "other" "door" (func))
+            (func (export "_start")))"#,
+    );
+    expect_refusal("a module", &module, "`other.door`", "rejected.imports");
     let nothing = inspect_text("(component)");
     expect_refusal("nothing", &nothing, "wasi:cli/run", "rejected.exports");
 }

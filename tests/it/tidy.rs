@@ -11,14 +11,16 @@ use crate::kit::repository;
 
 /// Who may import whom: a room of `runtime/src`, and the rooms it may name. `clock` and `config` are
 /// open to everyone above `model`; `cli`, `main.rs` and `lib.rs` are where all rooms meet.
-const MAY_IMPORT: [(&str, &[&str]); 10] = [
+const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ("model", &[]),
     ("clock", &["model"]),
     ("config", &["model"]),
     ("wire", &["model"]),
-    ("client", &["model", "wire"]),
-    ("storage", &["model"]),
-    ("sandbox", &["model"]),
+    ("client", &["model", "wire", "tls"]),
+    ("tls", &[]),
+    ("bounded", &["model"]),
+    ("storage", &["bounded", "model", "tls"]),
+    ("sandbox", &["bounded", "model"]),
     ("runner", &["model", "sandbox", "storage"]),
     (
         "agent",
@@ -28,7 +30,7 @@ const MAY_IMPORT: [(&str, &[&str]); 10] = [
 ];
 
 /// Words of code that have one file or folder of `runtime/src` to themselves, and why.
-const ONLY_IN: [(&[&str], &str, &str); 5] = [
+const ONLY_IN: [(&[&str], &str, &str); 6] = [
     (
         &[
             "Instant::now(",
@@ -58,6 +60,11 @@ const ONLY_IN: [(&[&str], &str, &str); 5] = [
         &["sqlx::query"],
         "server/db/",
         "a statement lies beside its table",
+    ),
+    (
+        &["wit_component", "preview1_component_adapter"],
+        "cli/preview1.rs",
+        "an agent takes components and makes none",
     ),
 ];
 

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::cache::Cache;
 use crate::guests;
 use crate::say;
+use crate::servers;
 use crate::stage::{self, Count};
 use crate::toolchain::{self, Toolchain};
 
@@ -64,11 +65,13 @@ fn stages(cache: &Cache, count: &mut Count) -> Result<()> {
     let folder = stage::step("examples and guests to wasm", || {
         guests::build(cache, &toolchain)
     })?;
+    let servers = stage::step("storage servers", || servers::ensure(cache))?;
     for (packages, of) in PACKAGES {
         let mut test = cargo(&format!("test {packages} --locked --no-fail-fast"));
         toolchain.hand_to(&mut test);
         test.env("WAFT_GUESTS", &folder)
-            .env("WAFT_GUEST_TARGET", &cache.guest_target);
+            .env("WAFT_GUEST_TARGET", &cache.guest_target)
+            .env("WAFT_SERVERS", &servers);
         stage(&format!("tests of {of}"), &mut test)?;
     }
 

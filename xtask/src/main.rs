@@ -15,6 +15,7 @@ mod debian;
 mod demo;
 mod guests;
 mod say;
+mod servers;
 mod stage;
 mod toolchain;
 
@@ -34,6 +35,7 @@ usage: cargo xtask COMMAND
   env            print the lines by which a shell finds that toolchain, and the `waft` of the demo:
                  eval \"$(cargo xtask env)\"
   guests         compile examples and test guests, and print where they lie, as lines for a shell
+  servers        install the storage servers that tests use, and print where they lie
   bench [NAME]   measure the promises of speed
 
 Target folders and tools lie in $WAFT_CACHE, else $XDG_CACHE_HOME/waft, else ~/.cache/waft.
@@ -62,6 +64,7 @@ fn run(words: &[&str]) -> Result<ExitCode> {
             say::line(lines.trim_end());
         }
         ["guests"] => guests::print(&Cache::open()?)?,
+        ["servers"] => servers::print(&Cache::open()?)?,
         ["test"] => return check::run(&Cache::open()?),
         ["bench", names @ ..] => check::bench(&Cache::open()?, names)?,
         ["demo"] => demo::run(&Cache::open()?, false)?,

@@ -8,7 +8,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 
 use super::lock::NameLock;
-use super::session::Session;
+use super::session::{Roots, Session};
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::model::id::{AgentId, FlowRunId, SessionId};
@@ -72,7 +72,14 @@ async fn open_session(client: Client) -> Session {
     };
     let home = tempfile::tempdir().unwrap();
     let name = NameLock::take(home.path(), &hello.name).unwrap();
-    let opened = Session::open(client, Clock::default(), hello, name.note()).await;
+    let opened = Session::open(
+        client,
+        Clock::default(),
+        hello,
+        name.note(),
+        Roots::default(),
+    )
+    .await;
     opened.unwrap().0
 }
 

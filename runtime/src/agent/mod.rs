@@ -1,7 +1,8 @@
 //! The agent: claims runs from a server, executes them in sandboxes, and tells what happens.
 //!
 //! It only ever calls out. [`Agent::start`] says hello and sets its loops going: runs are claimed and
-//! orders heard (`poller`), leases renewed and watched (`lease`), reports delivered (`report`), all
+//! orders heard (`poller`), old results deleted (`sweeper`), leases renewed and watched (`lease`),
+//! reports delivered (`report`), all
 //! over one line to the server (`session`); each claimed run is executed beside them (`execute`). The
 //! command line starts an agent, `waft up` does, and so may any Rust program. How a graph is walked
 //! is the runner's business, what a guest may do the sandbox's.
@@ -16,6 +17,7 @@ mod ready;
 mod report;
 mod session;
 mod slots;
+mod sweeper;
 
 use std::any::Any;
 use std::collections::{BTreeSet, HashMap};
@@ -30,6 +32,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::client::Client;
 use crate::clock::Clock;
+use crate::config::{Access, Home};
 use crate::model::id::FlowRunId;
 use crate::model::label::Labels;
 use crate::model::limit::{Limits, TaskLimits};
@@ -43,8 +46,9 @@ use lease::Leases;
 use lock::NameLock;
 use ready::Shelf;
 use report::{Queue, Reports};
-use session::Session;
+use session::{Roots, Session};
 use slots::Slots;
+use sweeper::{Sweep, Sweeper};
 
 /// How long a stop at once may take to give the runs back, and any stop to say that it leaves.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -66,6 +70,10 @@ pub struct AgentSettings {
     pub roots: Vec<Root>,
     /// The root where it keeps results.
     pub results: Root,
+    /// How storages are reached.
+    pub access: Access,
+    /// The most bytes that an artifact may have.
+    pub artifact_max: u64,
     /// The projects whose code it runs; none is every project of its token.
     pub projects: Option<BTreeSet<String>>,
     /// How many runs it takes at one time.
@@ -78,6 +86,8 @@ pub struct AgentSettings {
     pub ceiling: Limits,
     /// `WAFT_HOME`: the lock of its name and the cache of artifacts lie there.
     pub home: PathBuf,
+    /// The most bytes of artifacts to keep. One that is larger by itself is kept until others come.
+    pub artifact_cache_max: u64,
     /// The sandbox of this process.
     pub sandbox: Sandbox,
     /// The clock.
@@ -94,6 +104,7 @@ pub struct Agent {
     slots: Slots,
     shelf: Shelf,
     runner: Runner,
+    sweeper: Sweeper,
     clock: Clock,
     stop: watch::Sender<Stop>,
     is_once: bool,
@@ -127,14 +138,26 @@ impl Agent {
     pub async fn start(settings: AgentSettings) -> anyhow::Result<Running> {
         let name = settings.name.clone();
         let lock = NameLock::take(&settings.home, &name)?;
-        let storages = open_storages(&settings.roots)?;
-        let cache = ArtifactCache::open(&settings.home.join("cache").join("artifacts"))?;
-        let runner = open_runner(&settings)?;
+        let storages = open_storages(&settings)?;
+        let cache = Home::new(settings.home.clone()).artifact_cache();
+        let cache = ArtifactCache::open_bounded(&cache, settings.artifact_cache_max)?;
+        let results = open_results(&settings)?;
+        let (sweeper, sweep) = Sweeper::new(results.clone(), storages.clone());
+        let runner = open_runner(&settings, results)?;
+
+        let roots = Roots {
+            labels: root_labels(&settings),
+            away: out_of_reach(&storages).await,
+        };
+        runner.results().reach().await.with_context(|| {
+            format!("this agent could keep no results in `{}`", settings.results)
+        })?;
 
         let hello = hello(&settings);
         let clock = settings.clock.clone();
-        let (session, opened) =
-            Session::open(settings.client, clock.clone(), hello, lock.note()).await?;
+        let note = lock.note();
+        let opening = Session::open(settings.client, clock.clone(), hello, note, roots);
+        let (session, opened) = opening.await?;
         let lease = Duration::from_secs(u64::from(opened.lease_seconds));
         let (reports, queue) = Reports::new();
         let agent = Arc::new(Self {
@@ -142,19 +165,26 @@ impl Agent {
             leases: Arc::new(Leases::new(lease, clock.clone())),
             reports,
             slots: Slots::new(settings.slots),
-            shelf: Shelf::new(settings.sandbox, storages, cache),
+            shelf: Shelf::new(
+                settings.sandbox,
+                storages,
+                cache,
+                settings.artifact_max,
+                clock.clone(),
+            ),
             runner,
+            sweeper,
             clock,
             stop: watch::Sender::new(Stop::No),
             is_once: settings.is_once,
             panics: AtomicU64::new(0),
         });
-        let work = tokio::spawn(agent.clone().work(queue, lock));
+        let work = tokio::spawn(agent.clone().work(queue, sweep, lock));
         Ok(Running { agent, work, name })
     }
 
     /// Works until it is stopped, and ends when everything that can be told is told.
-    async fn work(self: Arc<Self>, queue: Queue, _lock: NameLock) {
+    async fn work(self: Arc<Self>, queue: Queue, sweep: Sweep, _lock: NameLock) {
         // Told reports are many, so their delivery has a thread of its own.
         let mut delivery = JoinSet::new();
         let agent = self.clone();
@@ -164,7 +194,8 @@ impl Agent {
                 poller::listen(&self),
                 lease::renew(&self.leases, &self.session),
                 lease::watch(&self.leases),
-                self.session.wake_roots(),
+                self.session.wake_roots(&self.shelf),
+                sweep.run(&self.session),
             );
         };
         let work = async {
@@ -282,24 +313,56 @@ async fn panic_of(loops: &mut JoinSet<()>) -> Box<dyn Any + Send> {
     std::future::pending().await
 }
 
-fn open_storages(roots: &[Root]) -> anyhow::Result<HashMap<String, Storage>> {
-    roots
+fn open_storages(settings: &AgentSettings) -> anyhow::Result<HashMap<String, Storage>> {
+    settings
+        .roots
         .iter()
         .map(|root| {
-            let storage =
-                Storage::open(root).with_context(|| format!("cannot open the root `{root}`"))?;
+            let storage = Storage::open(root, &settings.access)
+                .with_context(|| format!("cannot open the root `{root}`"))?;
             Ok((root.to_string(), storage))
         })
         .collect()
 }
 
-fn open_runner(settings: &AgentSettings) -> anyhow::Result<Runner> {
+/// Finds the roots that do not answer or let nobody in, so that they are not offered.
+async fn out_of_reach(storages: &HashMap<String, Storage>) -> Vec<String> {
+    let looks = storages.iter().map(|(root, storage)| async move {
+        let error = storage.reach().await.err()?;
+        let hint = error.hint().unwrap_or_default();
+        let error = anyhow::Error::new(error);
+        tracing::warn!(storage.root = %root, error = format!("{error:#}"), hint, "a root is out of reach");
+        Some(root.clone())
+    });
+    let away = futures::future::join_all(looks).await;
+    away.into_iter().flatten().collect()
+}
+
+/// Returns the label that each root is offered with, unless labels are wanted by hand only.
+fn root_labels(settings: &AgentSettings) -> HashMap<String, String> {
+    if !settings.has_auto_labels {
+        return HashMap::new();
+    }
+    let labels = settings.roots.iter().map(|root| {
+        let label = root.auto_label(&settings.hostname);
+        (root.to_string(), label)
+    });
+    labels.collect()
+}
+
+fn open_results(settings: &AgentSettings) -> anyhow::Result<Results> {
+    let (root, clock) = (&settings.results, settings.clock.clone());
+    let results = Results::open(root, &settings.hostname, &settings.access, clock);
+    results.with_context(|| format!("opening the results in `{root}`"))
+}
+
+fn open_runner(settings: &AgentSettings, results: Results) -> anyhow::Result<Runner> {
     let root = &settings.results;
     let opening = || format!("cannot open the results in `{root}`");
     Ok(Runner::new(runner::Settings {
         sandbox: settings.sandbox.clone(),
-        results: Results::open(root, settings.clock.clone()).with_context(opening)?,
-        task_cache: TaskCache::open(root).with_context(opening)?,
+        results,
+        task_cache: TaskCache::open(root, &settings.access).with_context(opening)?,
         powers: settings.powers.clone(),
         ceiling: settings.ceiling.clone(),
         clock: settings.clock.clone(),
@@ -324,11 +387,10 @@ fn offer(settings: &AgentSettings) -> Offer {
     let mut labels = settings.labels.clone();
     if settings.has_auto_labels {
         labels.insert(settings.hostname.clone());
-        let roots = settings.roots.iter();
-        roots.for_each(|root| labels.insert(root.auto_label(&settings.hostname)));
     }
     let ceiling = &settings.ceiling;
-    let roots = settings.roots.iter().chain([&settings.results]);
+    let roots = settings.roots.iter().map(ToString::to_string);
+    let results = settings.results.name_on(&settings.hostname);
     Offer {
         projects: settings.projects.clone(),
         labels,
@@ -341,7 +403,7 @@ fn offer(settings: &AgentSettings) -> Offer {
             parallel: None,
         },
         abilities: session::abilities(),
-        roots: roots.map(ToString::to_string).collect(),
+        roots: roots.chain([results]).collect(),
     }
 }
 

@@ -102,6 +102,7 @@ pub(super) async fn listen(agent: &Agent) {
         });
         let is_news = match answer.await {
             Ok(orders) => {
+                agent.sweeper.ask(orders.delete);
                 let cancelled = orders
                     .cancel
                     .iter()

@@ -8,15 +8,21 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{OnceCell, watch};
 
+use crate::clock::{Clock, Monotonic};
 use crate::model::artifact::Digest;
 use crate::model::flow::{Body, Definition, Described};
 use crate::sandbox::{Kind, Prepared, Sandbox, SandboxError};
 use crate::storage::{ArtifactCache, Storage, StorageError};
 use crate::wire::{ClaimedRun, Location};
 
+/// How often the caches are told that a component is in use, which its runs do not show.
+const TOUCH_EVERY: Duration = Duration::from_secs(60);
+/// How often an artifact is fetched that somebody takes out of the cache before it is compiled.
+const FETCHES_MAX: u32 = 5;
 /// Components kept ready. Each costs its mapped code; beyond this the longest unused one goes.
 const READY_MAX: usize = 256;
 
@@ -56,6 +62,8 @@ pub(crate) struct Shelf {
     sandbox: Sandbox,
     storages: HashMap<String, Storage>,
     cache: ArtifactCache,
+    artifact_max: u64,
+    clock: Clock,
     places: Mutex<Places>,
 }
 
@@ -71,6 +79,7 @@ struct Places {
 struct Place {
     ready: Arc<OnceCell<Ready>>,
     last_use: u64,
+    touched_at: Monotonic,
 }
 
 impl Shelf {
@@ -78,12 +87,24 @@ impl Shelf {
         sandbox: Sandbox,
         storages: HashMap<String, Storage>,
         cache: ArtifactCache,
+        artifact_max: u64,
+        clock: Clock,
     ) -> Self {
         Self {
             sandbox,
             storages,
             cache,
+            artifact_max,
+            clock,
             places: Mutex::default(),
+        }
+    }
+
+    /// Tells whether a root of this agent answers and lets it in.
+    pub(crate) async fn is_in_reach(&self, root: &str) -> bool {
+        match self.storages.get(root) {
+            Some(storage) => storage.reach().await.is_ok(),
+            None => true,
         }
     }
 
@@ -109,9 +130,7 @@ impl Shelf {
         claimed: &ClaimedRun,
         step: &watch::Sender<Step>,
     ) -> Result<Ready, Unready> {
-        let bytes = self.fetch(claimed).await?;
-        step.send_replace(Step::Compiling);
-        let prepared = self.sandbox.prepare(claimed.artifact, &bytes).await?;
+        let prepared = self.prepared(claimed, step).await?;
         let described = self.described(claimed, &prepared).await?;
         Ok(Ready {
             prepared,
@@ -120,8 +139,38 @@ impl Shelf {
         })
     }
 
+    /// Fetches the artifact and makes it ready, again if it went out of the cache in between.
+    async fn prepared(
+        &self,
+        claimed: &ClaimedRun,
+        step: &watch::Sender<Step>,
+    ) -> Result<Arc<Prepared>, Unready> {
+        let mut fetches = 1;
+        loop {
+            let bytes = self.fetch(claimed).await?;
+            step.send_replace(Step::Compiling);
+            let prepared = self.sandbox.prepare(claimed.artifact, &bytes).await;
+            let is_ours = matches!(prepared, Err(SandboxError::Host(_)));
+            let may_repeat = is_ours && fetches < FETCHES_MAX;
+            if !may_repeat || tokio::fs::try_exists(&bytes).await.unwrap_or(true) {
+                return Ok(prepared?);
+            }
+            step.send_replace(Step::Fetching);
+            fetches += 1;
+        }
+    }
+
     /// Fetches the artifact from the first of its places that has it.
     async fn fetch(&self, claimed: &ClaimedRun) -> Result<PathBuf, Unready> {
+        if claimed.artifact_size > self.artifact_max {
+            return Err(Unready::Declined {
+                root: None,
+                message: format!(
+                    "{} has {} bytes; this agent takes {} at most (agent.max.artifact)",
+                    claimed.artifact, claimed.artifact_size, self.artifact_max
+                ),
+            });
+        }
         let own = |location: &&Location| self.storages.contains_key(&location.root);
         let mut failed = Unready::Declined {
             root: None,
@@ -168,17 +217,32 @@ impl Shelf {
         Ok(described)
     }
 
+    /// Notes in the caches that a component is in use.
+    fn touch(&self, digest: Digest) {
+        let (cache, sandbox) = (self.cache.clone(), self.sandbox.clone());
+        tokio::task::spawn_blocking(move || {
+            cache.touch(digest);
+            sandbox.touch(digest);
+        });
+    }
+
     /// Returns the place of a component, empty if nobody has asked for it yet.
     fn place(&self, key: Key) -> Arc<OnceCell<Ready>> {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         places.uses += 1;
         let now = places.uses;
+        let passed = self.clock.monotonic();
         let place = places.by_key.entry(key).or_insert_with(|| Place {
             ready: Arc::default(),
             last_use: now,
+            touched_at: passed,
         });
         place.last_use = now;
         let ready = place.ready.clone();
+        if ready.initialized() && passed.since(place.touched_at) >= TOUCH_EVERY {
+            place.touched_at = passed;
+            self.touch(key.0);
+        }
         if places.by_key.len() > READY_MAX {
             let oldest = places.by_key.iter().min_by_key(|(_, place)| place.last_use);
             if let Some(oldest) = oldest.map(|(key, _)| *key) {

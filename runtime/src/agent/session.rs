@@ -15,6 +15,7 @@ use anyhow::{Context as _, bail};
 use tokio::sync::watch;
 
 use super::lock::SessionNote;
+use super::ready::Shelf;
 use crate::client::{Client, ClientError, Refused};
 use crate::clock::{Clock, Monotonic};
 use crate::model::id::SessionId;
@@ -32,6 +33,7 @@ pub(crate) struct Session {
     client: Client,
     clock: Clock,
     hello: NewSession,
+    root_labels: HashMap<String, String>,
     note: SessionNote,
     resting: Mutex<HashMap<String, Monotonic>>,
     opened: Mutex<SessionId>,
@@ -40,6 +42,29 @@ pub(crate) struct Session {
     has_left: AtomicBool,
     /// Counts the answers that ended an outage.
     returns: watch::Sender<u64>,
+}
+
+/// What an agent offers by the roots that it fetches from.
+#[derive(Default)]
+pub(crate) struct Roots {
+    /// The label that each is offered with.
+    pub(crate) labels: HashMap<String, String>,
+    /// Those that are out of reach at the start.
+    pub(crate) away: Vec<String>,
+}
+
+/// Leaves the roots that rest out of an offer, and puts the labels of the others in.
+fn offered(
+    hello: &NewSession,
+    labels: &HashMap<String, String>,
+    resting: &HashMap<String, Monotonic>,
+) -> NewSession {
+    let mut hello = hello.clone();
+    let is_offered = |root: &String| !resting.contains_key(root);
+    hello.offer.roots.retain(is_offered);
+    let labels = labels.iter().filter(|(root, _)| is_offered(root));
+    labels.for_each(|(_, label)| hello.offer.labels.insert(label.clone()));
+    hello
 }
 
 /// What to do about a call that failed.
@@ -61,10 +86,14 @@ impl Session {
         clock: Clock,
         mut hello: NewSession,
         note: SessionNote,
+        roots: Roots,
     ) -> anyhow::Result<(Self, wire::Session)> {
         hello.replaces = note.read();
+        let until = clock.monotonic() + REST;
+        let resting = roots.away.into_iter().map(|root| (root, until)).collect();
+        let first = offered(&hello, &roots.labels, &resting);
         let opened = client
-            .open_session(&hello)
+            .open_session(&first)
             .await
             .with_context(|| format!("cannot say hello to the server as agent `{}`", hello.name))?;
         if !is_spoken(opened.protocol) {
@@ -80,7 +109,8 @@ impl Session {
             clock,
             hello,
             note,
-            resting: Mutex::default(),
+            root_labels: roots.labels,
+            resting: Mutex::new(resting),
             opened: Mutex::new(opened.session_id),
             opening: tokio::sync::Mutex::default(),
             has_left: AtomicBool::new(false),
@@ -153,14 +183,23 @@ impl Session {
         }
     }
 
-    /// Offers roots again whose rest is over, for as long as the agent lives.
-    pub(crate) async fn wake_roots(&self) {
+    /// Offers roots again whose rest is over and that are in reach, for as long as the agent lives.
+    pub(crate) async fn wake_roots(&self, shelf: &Shelf) {
         loop {
             self.clock.sleep(REST / 10).await;
             let now = self.clock.monotonic();
-            let before = lock(&self.resting).len();
-            lock(&self.resting).retain(|_, until| *until > now);
-            if lock(&self.resting).len() < before {
+            let resting = lock(&self.resting).clone();
+            let rested = resting.into_iter().filter(|(_, until)| *until <= now);
+            let mut is_news = false;
+            for (root, _) in rested {
+                if shelf.is_in_reach(&root).await {
+                    lock(&self.resting).remove(&root);
+                    is_news = true;
+                } else {
+                    lock(&self.resting).insert(root, now + REST);
+                }
+            }
+            if is_news {
                 self.offer_anew().await;
             }
         }
@@ -208,10 +247,7 @@ impl Session {
 
     /// Returns what the agent says of itself now: without the roots that rest.
     fn hello(&self) -> NewSession {
-        let mut hello = self.hello.clone();
-        let resting = lock(&self.resting);
-        hello.offer.roots.retain(|root| !resting.contains_key(root));
-        hello
+        offered(&self.hello, &self.root_labels, &lock(&self.resting))
     }
 
     /// Waits, but no longer than until somebody has reached the server.

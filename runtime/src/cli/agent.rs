@@ -11,7 +11,7 @@ use super::failure::{Done, Failure, Kind};
 use super::reach::{Reach, pages};
 use super::register::default_root;
 use super::signals::Signals;
-use super::{power, words};
+use super::{cache, power, words};
 use crate::agent::{Agent, AgentSettings, Running};
 use crate::client::Client;
 use crate::config::hostname;
@@ -23,7 +23,7 @@ use crate::wire::ListQuery;
 /// their own.
 pub(super) const SLOTS: u32 = 16;
 
-/// Starts an agent, or lists the agents of the server.
+/// Starts an agent, lists those of the server, and shows what they keep here.
 #[derive(Debug, Args)]
 pub(super) struct Noun {
     #[command(flatten)]
@@ -51,6 +51,9 @@ Examples:
     },
     /// Lists the agents, the last heard of first.
     List,
+    /// Lists or clears what the agents of this home have fetched and compiled.
+    #[command(subcommand)]
+    Cache(cache::Verb),
 }
 
 /// How an agent is started, beside the server it belongs to.
@@ -93,10 +96,11 @@ impl Flags {
 }
 
 pub(super) fn run(noun: Noun, call: &Call) -> Done {
-    let client = noun.reach.client(call)?;
+    let client = || noun.reach.client(call);
     match noun.verb {
-        Verb::Start { flags, once } => call.wait(run_one(&flags, client, once, call)),
-        Verb::List => call.wait(list(&client, call)),
+        Verb::Start { flags, once } => call.wait(run_one(&flags, client()?, once, call)),
+        Verb::List => call.wait(list(&client()?, call)),
+        Verb::Cache(verb) => cache::run(verb, call),
     }
 }
 
@@ -147,12 +151,15 @@ pub(super) async fn start(
         has_auto_labels: !flags.no_auto_labels,
         roots: roots(flags, call)?,
         results: results_root(call)?,
+        access: call.config.access(),
+        artifact_max: call.config.artifact_max(),
         projects: projects.clone(),
         slots: flags.limit.or(set.limit).unwrap_or(SLOTS).max(1) as usize,
         parallel,
         powers: flags.powers.powers(call)?,
         ceiling: flags.powers.ceiling(call),
         home: call.config.home.folder().to_owned(),
+        artifact_cache_max: cache::artifact_cache_max(call),
         sandbox: sandbox(call, parallel)?,
         clock: call.clock.clone(),
         is_once,

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use anyhow::Context as _;
 use serde::Deserialize;
 
-use super::component::{Which, sandbox_of_agent};
+use super::component::{Component, Which, sandbox_of_agent};
 use super::failure::{Done, Failure};
 use super::inspect::size;
 use super::{Call, words};
@@ -22,30 +22,35 @@ use crate::config;
 const TARGET: &str = "wasm32-wasip2";
 
 /// Compiles a flow project to a component.
+///
+/// A core module for WASI preview 1 (`wasm32-wasip1`) is made into one: NAME.component.wasm beside it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   waft build                 the project in this folder
   waft build flows/etl
+  waft build tool.wasm       a core module, made into tool.component.wasm
 
 A rustc that has the target wasm32-wasip2 is needed; rustup is asked for it once. Another one can be
 named in config.toml: [build] rustc = \"/path/to/rustc\", path = \"folders:before:PATH\"")]
 pub(super) struct Args {
-    /// The folder of the project.
+    /// The folder of the project, or a core module for WASI preview 1.
     #[arg(default_value = ".")]
     path: PathBuf,
 }
 
 pub(super) fn run(args: &Args, call: &Call) -> Done {
-    if args.path.is_file() && args.path.extension() == Some(OsStr::new("wasm")) {
-        let what = format!("`{}` is compiled already", args.path.display());
-        return Err(Failure::could(what).or_hint(format!("waft inspect {}", args.path.display())));
-    }
     let which = Which {
         place: args.path.clone(),
         flags: super::command::Flags::default(),
     };
-    let built = call.wait(async { which.load(call, &sandbox_of_agent(call)?).await })?;
+    let mut built = call.wait(async { which.load(call, &sandbox_of_agent(call)?).await })?;
+    if built.is_adapted {
+        built.path = write_beside(&built)?;
+    } else if is_wasm_file(&args.path) {
+        let what = format!("`{}` is compiled already", args.path.display());
+        return Err(Failure::could(what).or_hint(format!("waft inspect {}", args.path.display())));
+    }
     let grants = built.grants();
     if call.output.is_json() {
         return call.output.json(&serde_json::json!({
@@ -62,6 +67,18 @@ pub(super) fn run(args: &Args, call: &Call) -> Done {
     out.line(format_args!("digest  {}", built.digest))?;
     out.line(format_args!("size    {}", size(built.size)))?;
     out.line(format_args!("grants  {}", words::list_or_none(&grants)))
+}
+
+fn is_wasm_file(path: &Path) -> bool {
+    path.is_file() && path.extension() == Some(OsStr::new("wasm"))
+}
+
+/// Writes the component that was made of a core module beside the module.
+fn write_beside(component: &Component) -> Done<PathBuf> {
+    let path = component.path.with_extension("component.wasm");
+    let copied = std::fs::read(&component.copy).and_then(|bytes| std::fs::write(&path, bytes));
+    copied.with_context(|| format!("cannot write `{}`", path.display()))?;
+    Ok(path)
 }
 
 /// Compiles the project in a folder and returns the component.

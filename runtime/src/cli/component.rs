@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::failure::{Done, Failure};
-use super::{Call, build, command, power};
+use super::{Call, build, cache, command, power, preview1};
 use crate::model::artifact::Digest;
 use crate::model::flow::{Definition, Described};
 use crate::sandbox::{Compiler, Kind, Prepared, Sandbox, SandboxError, Settings};
@@ -16,7 +16,8 @@ use crate::sandbox::{Compiler, Kind, Prepared, Sandbox, SandboxError, Settings};
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Which {
-    /// A component (`.wasm`), or the folder of a project, which is compiled first.
+    /// A component (`.wasm`), a core module for WASI preview 1, which is made into one, or the folder
+    /// of a project, which is compiled first.
     #[arg(value_name = "FILE|PATH")]
     pub(crate) place: PathBuf,
     #[command(flatten)]
@@ -37,6 +38,8 @@ pub(crate) struct Component {
     pub(crate) described: Arc<Described>,
     /// The bytes as they were when the digest was made, whatever becomes of the file.
     pub(crate) copy: tempfile::TempPath,
+    /// Whether the file holds a core module, of which the component was made.
+    pub(crate) is_adapted: bool,
 }
 
 /// Makes the one sandbox of this process.
@@ -49,11 +52,12 @@ pub(crate) fn sandbox(call: &Call, stores_max: usize) -> Done<Sandbox> {
         anyhow::Error::new(error).context("cannot find the program `waft` itself")
     })?;
     call.config.home.make()?;
-    let settings = Settings::new(
+    let mut settings = Settings::new(
         Compiler::Child(program),
         call.config.home.code_cache(),
         stores_max,
     );
+    settings.code_bytes_max = cache::code_bytes_max(call);
     Sandbox::new(settings).map_err(Failure::from)
 }
 
@@ -70,7 +74,7 @@ pub(crate) fn sandbox_of_agent(call: &Call) -> Done<Sandbox> {
 /// How long a compilation may take before it is said that there is one.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How the copies of components in the home are called.
-const COPY_PREFIX: &str = "component-";
+pub(super) const COPY_PREFIX: &str = "component-";
 /// A copy that old was left by a command that was killed.
 const LEFT_BEHIND: SignedDuration = SignedDuration::from_hours(24);
 
@@ -122,7 +126,28 @@ impl Which {
         let (path, folder) = self.locate(call)?;
         let read =
             |error| anyhow::Error::new(error).context(format!("cannot read `{}`", path.display()));
-        let bytes = std::fs::read(&path).map_err(read)?;
+        let size = std::fs::metadata(&path).map_err(read)?.len();
+        let size_max = call.config.artifact_max();
+        if size > size_max {
+            let what = format!(
+                "`{}` has {size} bytes; at most {size_max} are taken",
+                path.display()
+            );
+            return Err(
+                Failure::could(what).or_hint("raise `agent.max.artifact` here and for the agents")
+            );
+        }
+        let mut bytes = std::fs::read(&path).map_err(read)?;
+        let refused = |error| refusal(error, &path);
+        let component = preview1::adapted(&bytes).map_err(refused)?;
+        let is_adapted = component.is_some();
+        if let Some(component) = component {
+            bytes = component;
+            call.output.note(format_args!(
+                "adapted `{}`, a core module for WASI preview 1, to a component",
+                path.display()
+            ));
+        }
         let digest = Digest::of(&bytes);
         sweep(call.config.home.folder(), call.clock.now());
         let copy = tempfile::Builder::new()
@@ -134,7 +159,6 @@ impl Which {
                 let what = format!("cannot copy the component into `{home}`");
                 anyhow::Error::new(error).context(what)
             })?;
-        let refused = |error| refusal(error, &path);
         let prepared = prepare(call, sandbox, digest, &copy, &path)
             .await
             .map_err(refused)?;
@@ -158,6 +182,7 @@ impl Which {
             prepared,
             described: Arc::new(described),
             copy,
+            is_adapted,
         })
     }
 

@@ -6,7 +6,7 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use super::failure::Done;
-use super::{Call, agent, power, server};
+use super::{Call, agent, cache, power, server};
 use crate::config::{Bytes, Millis, Origin, hostname};
 use crate::model::limit::Limits;
 
@@ -113,9 +113,13 @@ fn default(name: &str, call: &Call) -> Option<toml::Value> {
         "agent.max.memory" => Bytes(ceiling.memory_bytes).to_string().into(),
         "agent.max.cpu" => Millis(ceiling.cpu_ms).to_string().into(),
         "agent.max.wall" => Millis(ceiling.wall_ms).to_string().into(),
+        "agent.max.artifact" => Bytes(call.config.artifact_max()).to_string().into(),
         "agent.max.output" => Bytes(ceiling.output_bytes).to_string().into(),
+        "agent.cache.artifacts" => Bytes(cache::artifact_cache_max(call)).to_string().into(),
+        "agent.cache.code" => Bytes(cache::code_bytes_max(call)).to_string().into(),
         "flows.defaults.storage.root" => call.config.storage_root().into(),
         "results.root" => call.config.results_root().into(),
+        "results.keep" => server::RESULTS_KEEP.to_string().into(),
         _ => return None,
     })
 }

@@ -5,6 +5,7 @@
 //! is shown, and tested, by the transcripts under `tests/it/cli`.
 
 mod argument;
+mod cache;
 mod command;
 mod component;
 mod failure;
@@ -12,9 +13,12 @@ mod outage;
 mod output;
 mod parameters;
 mod power;
+mod preview1;
+mod progress;
 mod reach;
 mod receipt;
 mod signals;
+mod stored;
 mod tree;
 mod usage;
 mod watch;
@@ -34,6 +38,7 @@ mod register;
 mod run;
 mod secret;
 mod server;
+mod storage;
 mod token;
 mod up;
 
@@ -94,6 +99,8 @@ enum Command {
     #[command(subcommand)]
     Server(server::Verb),
     Up(Box<up::Args>),
+    #[command(subcommand)]
+    Storage(storage::Verb),
     #[command(subcommand)]
     Config(config::Verb),
     Completions(completions::Args),
@@ -171,6 +178,7 @@ impl Command {
             Self::Token(noun) => token::run(noun, call),
             Self::Agent(noun) => agent::run(*noun, call),
             Self::Server(verb) => server::run(verb, call),
+            Self::Storage(verb) => storage::run(verb, call),
             Self::Up(args) => up::run(&args, call),
             Self::Config(verb) => config::run(verb, call),
             Self::Completions(args) => completions::run(&args, call),

@@ -8,11 +8,13 @@ use serde_json::value::RawValue;
 
 use super::failure::Done;
 use super::output::{Output, lay_out};
-use super::words;
+use super::{Call, words};
+use crate::config::{Millis, hostname};
 use crate::model::run::{Card, CardContent, ResultRef, TaskRun, Usage};
 use crate::model::state::State;
 use crate::model::value::Value;
-use crate::storage::Results;
+use crate::storage::{Results, StorageError};
+use crate::wire::FlowRun;
 
 /// The result of a run as a JSON field: the value, or why there is none to show.
 #[derive(Debug, Serialize)]
@@ -110,12 +112,33 @@ impl ShownResult {
 /// # Errors
 ///
 /// Says in words why it is out of reach.
-pub(crate) fn resolve(reference: &ResultRef) -> Result<Value, String> {
-    Results::look_up(reference).map_err(|error| {
+pub(crate) async fn resolve(
+    reference: &ResultRef,
+    run: &FlowRun,
+    call: &Call,
+) -> Result<Value, String> {
+    let found = Results::look_up(reference, &hostname(), &call.config.access()).await;
+    found.map_err(|error| {
+        if let (StorageError::NotFound { .. }, Some(ended), Some(until)) =
+            (&error, run.ended_at, run.result_until)
+            && until < call.clock.now()
+        {
+            return deleted(ended, until);
+        }
         let error = anyhow::Error::new(error);
         let chain: Vec<_> = error.chain().map(ToString::to_string).collect();
         chain.join(": ")
     })
+}
+
+/// Says why a result is not there that nobody promised to keep for so long.
+fn deleted(ended: Timestamp, until: Timestamp) -> String {
+    let keep = until.duration_since(ended).as_millis();
+    format!(
+        "it was deleted: the run ended {}, and results are kept for {}",
+        words::instant(ended),
+        Millis(u64::try_from(keep).unwrap_or_default())
+    )
 }
 
 impl From<TaskRun> for ShownTask {
@@ -204,6 +227,17 @@ mod tests {
         let binary = show("image/png", b"\x89PNG");
         assert!(binary["result"].is_null());
         assert_eq!(binary["result_unavailable"], "it is 4 bytes of `image/png`");
+    }
+
+    #[test]
+    fn a_result_that_was_deleted_is_said_to_be() {
+        let ended: Timestamp = "2026-01-05T12:00:00Z".parse().unwrap();
+        let why = deleted(ended, ended + crate::server::RESULTS_KEEP);
+        assert!(
+            why.starts_with("it was deleted: the run ended 2026-01-05"),
+            "{why}"
+        );
+        assert!(why.ends_with("and results are kept for 30d"), "{why}");
     }
 
     #[test]

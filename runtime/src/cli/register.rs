@@ -12,7 +12,9 @@ use super::argument::{label, name};
 use super::component::{Component, Which, sandbox_of_agent};
 use super::failure::{Done, Failure};
 use super::flow::newest_version;
+use super::progress::with_bar;
 use super::reach::Reach;
+use super::stored::{self, is_stored};
 use super::{agent, words};
 use crate::client::Client;
 use crate::config::hostname;
@@ -29,7 +31,11 @@ use crate::wire::{ListQuery, Location, Registered, Registration};
 Examples:
   waft register . --project demo
   waft register flow.wasm --project demo --label gpu --storage file:///srv/flows
-  waft register wordcount.wasm --project demo --name wordcount --dir /data:ro")]
+  waft register wordcount.wasm --project demo --name wordcount --dir /data:ro
+  waft register flow.wasm --project demo --storage s3://bucket/flows
+  waft register oci://registry.example.com/team/flow:1.2 --project demo
+
+What lies in a storage already (s3://, gs://, az://, oci://, https://) is registered where it is.")]
 pub(super) struct Args {
     #[command(flatten)]
     which: Which,
@@ -59,7 +65,7 @@ pub(super) struct Args {
     reach: Reach,
 }
 
-pub(super) fn run(args: Args, call: &Call) -> Done {
+pub(super) fn run(mut args: Args, call: &Call) -> Done {
     let client = args.reach.client(call)?;
     let root = match &args.storage {
         Some(root) => root.clone(),
@@ -68,6 +74,14 @@ pub(super) fn run(args: Args, call: &Call) -> Done {
     call.wait(async {
         // Before a compilation that takes minutes and would be for nothing.
         check_project(&client, &args.project).await?;
+        let place = args.which.place.to_string_lossy().into_owned();
+        let stored = match is_stored(&place) {
+            true => Some(stored::fetch(&place, args.storage.as_ref(), call).await?),
+            false => None,
+        };
+        if let Some(stored) = &stored {
+            args.which.place = stored.path();
+        }
         let component = args.which.load(call, &sandbox_of_agent(call)?).await?;
         let added = added_grants(&client, &args.project, &component).await?;
         show_grants(&component, &added, call);
@@ -80,8 +94,24 @@ pub(super) fn run(args: Args, call: &Call) -> Done {
             call.output
                 .ask(&question, args.yes, "nothing was registered")?;
         }
-        let registered = put_and_post(&args, &client, &root, &component).await?;
+        // What was adapted lies nowhere yet.
+        let stored = stored.filter(|_| !component.is_adapted);
+        let (root, key) = match &stored {
+            Some(stored) => (stored.root.clone(), stored.key.clone()),
+            None => {
+                let key = put(&root, &component, call).await?;
+                (root, key)
+            }
+        };
+        let registered = post(&args, &client, (&root, key), &component).await?;
+        if stored.is_none() {
+            name_version(&root, &args.project, &component, &registered, call).await;
+        }
         tell(&args.project, &component, &root, &registered, call)?;
+        if stored.is_some() {
+            let note = format!("it stays where it is: agents fetch it with --root {root}");
+            call.output.note(note);
+        }
         if args.paused && registered.version == 1 {
             let name = &component.definition().name;
             call.output.note(format!(
@@ -148,28 +178,35 @@ fn show_grants(component: &Component, added: &[String], call: &Call) {
     }
 }
 
-async fn put_and_post(
+/// Puts the component into a storage, and returns its key there.
+async fn put(root: &Root, component: &Component, call: &Call) -> Done<String> {
+    let stored = async {
+        let storage = Storage::open(root, &call.config.access())?;
+        let flow = &component.definition().name;
+        let put = storage.put_artifact(&component.copy, component.digest, component.size, flow);
+        with_bar("storing", component.size, &storage.meter(), put, call).await
+    };
+    stored.await.map_err(|error| {
+        let hint = error.hint();
+        let what = format!("cannot store the component in `{root}`");
+        let failure = Failure::from(anyhow::Error::new(error).context(what));
+        match hint {
+            Some(hint) => failure.or_hint(hint),
+            None => failure,
+        }
+    })
+}
+
+async fn post(
     args: &Args,
     client: &Client,
-    root: &Root,
+    (root, key): (&Root, String),
     component: &Component,
 ) -> Done<Registered> {
     let mut labels = Labels::from_iter(args.label.iter().cloned());
     if !args.no_auto_labels {
         labels.insert(root.auto_label(&hostname()));
     }
-    let key = Storage::open(root)?
-        .put_artifact(&component.copy, component.digest, component.size)
-        .await
-        .map_err(|error| {
-            let hint = error.hint();
-            let what = format!("cannot store the component in `{root}`");
-            let failure = Failure::from(anyhow::Error::new(error).context(what));
-            match hint {
-                Some(hint) => failure.or_hint(hint),
-                None => failure,
-            }
-        })?;
     let registration = Registration {
         definition: component.definition().clone(),
         artifact: component.digest,
@@ -186,6 +223,28 @@ async fn put_and_post(
         .await
         .with_context(|| format!("cannot register `{}`", component.definition().name))
         .map_err(Failure::from)
+}
+
+/// Gives what was stored the name of its version, for those who look into a registry. What cannot be
+/// named is registered all the same.
+async fn name_version(
+    root: &Root,
+    project: &str,
+    component: &Component,
+    registered: &Registered,
+    call: &Call,
+) {
+    let flow = &component.definition().name;
+    let tag = format!("{project}.{flow}.{}", registered.version);
+    let named = match Storage::open(root, &call.config.access()) {
+        Ok(storage) => storage.name_version(component.digest, &tag).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = named {
+        let why = anyhow::Error::new(error);
+        call.output
+            .note(format!("it has no tag `{tag}` in the registry: {why:#}"));
+    }
 }
 
 fn tell(

@@ -14,6 +14,7 @@ use super::signals::Signals;
 use super::tree::{Seen, Tree};
 use super::watch::verdict;
 use super::{Call, agent, power, words};
+use crate::config::hostname;
 use crate::model::flow::Definition;
 use crate::model::id::FlowRunId;
 use crate::model::limit::{Limits, TaskLimits};
@@ -117,11 +118,11 @@ fn runner(
     parallel: usize,
     call: &Call,
 ) -> Done<Runner> {
-    let root = agent::results_root(call)?;
+    let (root, access) = (agent::results_root(call)?, call.config.access());
     Ok(Runner::new(Settings {
         sandbox,
-        results: Results::open(&root, call.clock.clone())?,
-        task_cache: TaskCache::open(&root)?,
+        results: Results::open(&root, &hostname(), &access, call.clock.clone())?,
+        task_cache: TaskCache::open(&root, &access)?,
         powers,
         ceiling,
         clock: call.clock.clone(),

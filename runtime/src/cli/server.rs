@@ -22,6 +22,11 @@ pub(super) const LEASE: Millis = Millis(30_000);
 /// What a lease may last; less would be lost at every hiccup of the network.
 const LEASES: std::ops::RangeInclusive<u64> = 2_000..=600_000;
 
+/// How long results are kept unless it is said otherwise.
+pub(super) const RESULTS_KEEP: Millis = Millis(server::RESULTS_KEEP.as_millis() as u64);
+/// How long they are kept at least.
+const RESULTS_KEEP_MIN: Millis = Millis(server::RESULTS_KEEP_MIN.as_millis() as u64);
+
 /// Starts a server, or makes a token for it on its own machine.
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -53,6 +58,9 @@ pub(super) struct Flags {
     /// How long an agent may be silent before its runs go to another, 2s to 10m; 30s unless given.
     #[arg(long, value_name = "TIME")]
     lease: Option<Millis>,
+    /// How long results are kept after their last use, 1d or longer; 30d unless given.
+    #[arg(long, value_name = "TIME")]
+    keep_results: Option<Millis>,
     #[command(flatten)]
     db: Db,
 }
@@ -111,7 +119,7 @@ pub(super) fn run(verb: Verb, call: &Call) -> Done {
 ///
 /// # Errors
 ///
-/// Says what is wrong with the address, the lease or the database.
+/// Says what is wrong with the address, the lease, the keep time or the database.
 pub(super) async fn start(flags: &Flags, call: &Call) -> Done<Running> {
     let set = &call.config.settings.server;
     let listen = flags.listen.or(set.listen).unwrap_or(LISTEN);
@@ -121,7 +129,15 @@ pub(super) async fn start(flags: &Flags, call: &Call) -> Done<Running> {
             "a lease lasts 2s to 10m, not {lease}"
         )));
     }
+    let keep = flags.keep_results.or(call.config.settings.results.keep);
+    let keep = keep.unwrap_or(RESULTS_KEEP);
+    if keep < RESULTS_KEEP_MIN {
+        return Err(Failure::usage(format!(
+            "results are kept for {RESULTS_KEEP_MIN} or longer, not {keep}"
+        )));
+    }
     let settings = ServerSettings {
+        results_keep: keep.into(),
         listen,
         db: flags.db.path(call)?,
         lease: lease.into(),

@@ -80,7 +80,7 @@ pub(super) async fn follow(client: &Client, id: FlowRunId, shows_logs: bool, cal
                 .or_hint(format!("waft flow-run cancel {id}")));
         }
     };
-    let ended = print_end(&run, tasks, cards, call);
+    let ended = print_end(&run, tasks, cards, call).await;
     ended.map_err(|failure| match hints.as_slice() {
         // What would allow what was denied; the last one says where to read on.
         [remedies @ .., _] if !remedies.is_empty() => failure.or_hint(remedies.join("; ")),
@@ -232,10 +232,11 @@ pub(super) async fn follow_logs(
 }
 
 /// Makes the JSON object of a run: what the API says, its tasks, its result, its cards.
-pub(super) fn as_json(
+pub(super) async fn as_json(
     run: &FlowRun,
     tasks: Vec<ShownTask>,
     cards: Vec<Card>,
+    call: &Call,
 ) -> Done<impl serde::Serialize + use<>> {
     #[derive(serde::Serialize)]
     struct Shown {
@@ -249,7 +250,7 @@ pub(super) fn as_json(
     }
     let result = match &run.result {
         None => ShownResult::none(None),
-        Some(reference) => match resolve(reference) {
+        Some(reference) => match resolve(reference, run, call).await {
             Ok(value) => ShownResult::of(&value),
             Err(why) => ShownResult::none(Some(why)),
         },
@@ -269,15 +270,20 @@ pub(super) fn as_json(
     })
 }
 
-fn print_end(run: &FlowRun, tasks: Vec<TaskRun>, cards: Vec<Card>, call: &Call) -> Done {
+async fn print_end(run: &FlowRun, tasks: Vec<TaskRun>, cards: Vec<Card>, call: &Call) -> Done {
     if call.output.is_json() {
         let tasks = tasks.into_iter().map(ShownTask::from);
-        call.output.json(&as_json(run, tasks.collect(), cards)?)?;
+        call.output
+            .json(&as_json(run, tasks.collect(), cards, call).await?)?;
     } else {
         cards
             .iter()
             .for_each(|card| call.output.note(card_text(card)));
-        match run.result.as_ref().map(resolve) {
+        let result = match &run.result {
+            Some(reference) => Some(resolve(reference, run, call).await),
+            None => None,
+        };
+        match result {
             Some(Ok(value)) => call.output.bytes(&value.bytes)?,
             Some(Err(why)) => call
                 .output

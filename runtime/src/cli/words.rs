@@ -38,7 +38,8 @@ pub(crate) fn size(bytes: u64) -> String {
     match bytes {
         0..1_024 => format!("{bytes} bytes"),
         1_024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1_024.0),
-        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+        _ => format!("{:.1} GiB", bytes as f64 / 1_073_741_824.0),
     }
 }
 
@@ -71,6 +72,7 @@ mod tests {
         assert_eq!(size(12), "12 bytes");
         assert_eq!(size(13_926), "13.6 KiB");
         assert_eq!(size(18 << 20), "18.0 MiB");
+        assert_eq!(size(4 << 30), "4.0 GiB");
         let at: Timestamp = "2026-11-23T15:04:05.678Z".parse().unwrap();
         assert_eq!(instant(at), "2026-11-23 15:04:05Z");
         assert_eq!(millis_between(Some(at), Some(at)), Some(0));

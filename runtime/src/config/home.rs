@@ -106,6 +106,12 @@ impl Home {
         self.0.join("results")
     }
 
+    /// Returns the folder of artifacts that were fetched.
+    #[must_use]
+    pub fn artifact_cache(&self) -> PathBuf {
+        self.0.join("cache").join("artifacts")
+    }
+
     /// Returns the folder of compiled code.
     #[must_use]
     pub fn code_cache(&self) -> PathBuf {

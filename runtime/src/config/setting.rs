@@ -17,7 +17,7 @@ pub(super) enum Kind {
 }
 
 /// Every setting by its dotted name. A test compares the list with [`Settings`].
-pub(super) const SETTINGS: [(&str, Kind); 22] = [
+pub(super) const SETTINGS: [(&str, Kind); 32] = [
     ("server.url", Kind::Text),
     ("server.token", Kind::Text),
     ("server.listen", Kind::Text),
@@ -36,8 +36,18 @@ pub(super) const SETTINGS: [(&str, Kind); 22] = [
     ("agent.max.cpu", Kind::Text),
     ("agent.max.wall", Kind::Text),
     ("agent.max.output", Kind::Text),
+    ("agent.max.artifact", Kind::Text),
+    ("agent.cache.artifacts", Kind::Text),
+    ("agent.cache.code", Kind::Text),
     ("flows.defaults.storage.root", Kind::Text),
     ("results.root", Kind::Text),
+    ("results.keep", Kind::Text),
+    ("storage.s3.endpoint", Kind::Text),
+    ("storage.s3.region", Kind::Text),
+    ("storage.gcs.endpoint", Kind::Text),
+    ("storage.azure.endpoint", Kind::Text),
+    ("storage.azure.account", Kind::Text),
+    ("storage.http.tokens", Kind::List),
     ("build.rustc", Kind::Text),
     ("build.path", Kind::Text),
 ];

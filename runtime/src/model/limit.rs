@@ -16,6 +16,8 @@ pub const TASKS_MAX: usize = 5_000;
 pub const EDGES_MAX: usize = 20_000;
 /// Most bytes of a definition, constants included: it is kept with every version.
 pub const DEFINITION_BYTES_MAX: usize = 2 * MIB as usize;
+/// Bytes of a component, unless an agent says otherwise; one of Python or JavaScript has some 20 MB.
+pub const ARTIFACT_BYTES_MAX: u64 = 256 * MIB;
 /// Most elements of one mapped task.
 pub const MAP_ELEMENTS_MAX: usize = 100_000;
 /// Most task runs of one flow run, elements included: a claim hands back all that are known of it.

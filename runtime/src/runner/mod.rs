@@ -137,6 +137,12 @@ impl Runner {
         }))
     }
 
+    /// Returns where outputs are kept.
+    #[must_use]
+    pub fn results(&self) -> &Results {
+        &self.0.settings.results
+    }
+
     /// Returns how many panics were caught here and in the sandbox. Each is a bug, and each ended one
     /// attempt as Crashed.
     #[must_use]

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::clock::TestClock;
+use crate::config::Access;
 use crate::model::artifact::Digest;
 use crate::model::state::Event;
 use crate::sandbox::{self, Compiler};
@@ -64,8 +65,8 @@ impl World {
         let root = Root::local(&folder.path().join("results")).unwrap();
         let runner = Runner::new(Settings {
             sandbox,
-            results: Results::open(&root, clock.clone()).unwrap(),
-            task_cache: TaskCache::open(&root).unwrap(),
+            results: Results::open(&root, "mira", &Access::default(), clock.clone()).unwrap(),
+            task_cache: TaskCache::open(&root, &Access::default()).unwrap(),
             powers: Arc::default(),
             ceiling,
             clock,
@@ -182,7 +183,8 @@ async fn an_output_is_durable_before_the_success_is_told() {
     assert_eq!(lines, ["run start", "a start", "a succeed"]);
     assert_eq!(end.moved.event, Event::Succeed);
     let result = end.moved.result.unwrap();
-    assert_eq!(Results::look_up(&result).unwrap(), end.value.unwrap());
+    let looked = Results::look_up(&result, "mira", &Access::default()).await;
+    assert_eq!(looked.unwrap(), end.value.unwrap());
 }
 
 #[tokio::test]

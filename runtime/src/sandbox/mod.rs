@@ -42,11 +42,13 @@ use self::ctx::RunCtx;
 use self::engine::Ticker;
 use self::linker::Linked;
 use self::threads::Threads;
+use crate::bounded;
 use crate::clock::Clock;
 use crate::model::artifact::Digest;
 use crate::model::flow::Described;
 
 pub use attempt::{Attempt, Call, Ended, Outcome, RunInfo, Said, Says};
+pub(crate) use compiler::code_folder;
 pub use compiler::{Budget, Compiler, child_main};
 pub use grant::{Allowed, GrantError, Powers, Secrets};
 
@@ -81,6 +83,8 @@ pub struct Settings {
     pub compiler: Compiler,
     /// The folder of compiled code, for this user alone.
     pub code_cache: PathBuf,
+    /// The most bytes of it to keep. Code that is larger by itself is kept until other code comes.
+    pub code_bytes_max: u64,
     /// The most stores open at one time; further attempts wait. The machine may allow fewer.
     pub stores_max: usize,
     /// What a component may cost to compile.
@@ -90,12 +94,13 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Returns settings with the default budget and the system's clock.
+    /// Returns settings with the default budget and bound, and the system's clock.
     #[must_use]
     pub fn new(compiler: Compiler, code_cache: PathBuf, stores_max: usize) -> Self {
         Self {
             compiler,
             code_cache,
+            code_bytes_max: bounded::BYTES_MAX,
             stores_max,
             budget: Budget::default(),
             clock: Clock::default(),
@@ -187,6 +192,11 @@ impl Sandbox {
         prepared.cloned()
     }
 
+    /// Notes that a component is used that was prepared before. Blocks.
+    pub(crate) fn touch(&self, digest: Digest) {
+        self.0.workshop.touch(digest);
+    }
+
     /// Lets a flow say what it is, and checks what it says.
     ///
     /// It runs twice without any grant, with fixed clock and randomness; both answers must be equal.
@@ -239,7 +249,7 @@ impl Inner {
             engine.clone(),
             settings.compiler.clone(),
             settings.budget.clone(),
-            &settings.code_cache,
+            (&settings.code_cache, settings.code_bytes_max),
             settings.clock.clone(),
         )?;
         let ticker = Ticker::start(&engine).context("starting the ticker")?;

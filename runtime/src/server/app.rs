@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use super::ServerSettings;
 use super::access::Known;
 use super::changes::Changes;
 use super::db::{Db, DbError, flow_run};
@@ -17,6 +18,7 @@ use super::turn::Turns;
 use super::waiting::Waiting;
 use crate::clock::{Clock, Monotonic};
 use crate::model::id::{FlowRunId, FlowVersionId};
+use crate::wire::FlowRun;
 
 /// One server. Cheap to clone.
 #[derive(Clone)]
@@ -30,6 +32,8 @@ pub struct Parts {
     pub clock: Clock,
     /// How long a lease lasts.
     pub lease: Duration,
+    /// How long results are kept after their last use.
+    pub results_keep: Duration,
     /// Names by which the server may be called.
     pub hosts: Vec<String>,
     /// Sessions of agents.
@@ -62,13 +66,15 @@ impl Deref for App {
 }
 
 impl App {
-    pub(super) fn new(db: Db, clock: Clock, lease: Duration, hosts: Vec<String>) -> Self {
+    pub(super) fn new(db: Db, settings: &ServerSettings) -> Self {
+        let clock = settings.clock.clone();
         let start = (clock.now(), clock.monotonic());
         Self(Arc::new(Parts {
             db,
             clock,
-            lease,
-            hosts,
+            lease: settings.lease,
+            results_keep: settings.results_keep,
+            hosts: settings.hosts.clone(),
             sessions: Sessions::default(),
             waiting: Waiting::default(),
             turns: Turns::default(),
@@ -127,6 +133,13 @@ impl App {
     #[must_use]
     pub fn login_code(&self) -> String {
         self.logins.code(&self.clock)
+    }
+
+    /// Adds to a run until when its result is kept.
+    pub(super) fn with_result_until(&self, mut run: FlowRun) -> FlowRun {
+        let ended = run.result.as_ref().and(run.ended_at);
+        run.result_until = ended.and_then(|at| at.checked_add(self.results_keep).ok());
+        run
     }
 
     /// Returns how many polls wait for work.

@@ -51,6 +51,14 @@ impl<K: Hash + Eq + Clone> Bells<K> {
             bell.notify_waiters();
         }
     }
+
+    /// Tells everybody who waits.
+    pub(super) fn tell_all(&self) {
+        let bells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (bell, _) in bells.values() {
+            bell.notify_waiters();
+        }
+    }
 }
 
 impl<K: Hash + Eq> Listener<K> {

@@ -43,6 +43,11 @@ use db::tx::Tx;
 use db::{Db, DbError, fact, token};
 use error::{ApiError, Code};
 
+/// How long results are kept after their last use, unless it is said otherwise.
+pub const RESULTS_KEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// The shortest that results are kept: agents write to a segment for half a day.
+pub const RESULTS_KEEP_MIN: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// What a server is started with.
 #[derive(Clone, Debug)]
 pub struct ServerSettings {
@@ -52,6 +57,8 @@ pub struct ServerSettings {
     pub db: PathBuf,
     /// How long a lease lasts from its claim or renewal.
     pub lease: Duration,
+    /// How long results are kept after their last use: [`RESULTS_KEEP`], no less than [`RESULTS_KEEP_MIN`].
+    pub results_keep: Duration,
     /// Names, beside `localhost` and addresses, by which the server may be called (the `Host` header).
     pub hosts: Vec<String>,
     /// The clock.
@@ -166,7 +173,7 @@ pub async fn open(settings: &ServerSettings) -> Result<(App, Option<String>), Db
     let db = Db::open(&settings.db).await?;
     let clock = settings.clock.clone();
     let first_token = make_first_token(&db, &clock).await?;
-    let app = App::new(db, clock, settings.lease, settings.hosts.clone());
+    let app = App::new(db, settings);
     // Nobody could renew while the server was away, so no lease ends before it had its full length.
     duty::rescuer::extend(&app).await?;
     Ok((app, first_token))

@@ -145,6 +145,11 @@ impl Session {
         self.has_left.store(true, Ordering::Relaxed);
     }
 
+    /// Tells whether the agent takes on nothing more.
+    pub(super) fn has_left(&self) -> bool {
+        self.has_left.load(Ordering::Relaxed)
+    }
+
     /// Tells whether a call of the agent is open, or ended a moment ago; never once it has left.
     pub(super) fn is_polling(&self, now: Monotonic) -> bool {
         !self.has_left.load(Ordering::Relaxed) && self.is_there(now)

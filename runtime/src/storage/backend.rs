@@ -1,32 +1,62 @@
 //! Storage: puts artifacts under a root and fetches them.
 //!
-//! One struct over `object_store`, whose trait already unites the clouds. An artifact is durable
-//! before [`Storage::put_artifact`] returns, and its digest is checked on every way: while it is read
-//! to be put, when it is found to be there already, and when it is fetched.
+//! One struct over `object_store`, whose trait unites folders, clouds, registries and web servers. An
+//! artifact is durable before [`Storage::put_artifact`] returns, and its digest is checked on every way:
+//! while it is read to be put, when it is found to be there already, and when it is fetched.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use object_store::{Attribute, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use sha2::{Digest as _, Sha256};
 
-use super::{ArtifactCache, Root, StorageError, folder, key};
+use super::error::WHOLE;
+use super::oci::{Registry, TITLE};
+use super::root::Kind;
+use super::{ArtifactCache, Meter, Root, StorageError, folder, key, remote, segment};
+use crate::config::Access;
 use crate::model::artifact::Digest;
 
 /// Bytes that are read at a time.
-const CHUNK: u64 = 1024 * 1024;
+const CHUNK: usize = 1024 * 1024;
 /// Times an artifact is fetched before it counts as damaged; the way may be at fault once.
 const FETCHES: u32 = 3;
+/// How long a look at a storage may take that asks for nothing.
+const REACH: Duration = Duration::from_secs(10);
 
 /// A place for artifacts. Cheap to clone and to open.
 #[derive(Clone, Debug)]
 pub struct Storage {
     root: Root,
+    place: Place,
+    meter: Meter,
+    /// The registry itself, for what only a registry can do.
+    registry: Option<Registry>,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    /// A folder, looked at anew for each object: its links may change.
+    Folder(PathBuf),
+    Remote(Arc<dyn ObjectStore>),
+}
+
+/// An object in a storage.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Found {
+    /// Its key under the root.
+    pub key: String,
+    /// Its bytes.
+    pub size: u64,
 }
 
 impl Storage {
@@ -34,9 +64,39 @@ impl Storage {
     ///
     /// # Errors
     ///
-    /// None with local folders; a cloud will fail here without credentials.
-    pub fn open(root: &Root) -> Result<Self, StorageError> {
-        Ok(Self { root: root.clone() })
+    /// Fails if the configuration of the storage cannot be understood, or a file of credentials not be
+    /// read.
+    pub fn open(root: &Root, access: &Access) -> Result<Self, StorageError> {
+        let meter = Meter::default();
+        let registry = match root.kind() {
+            Kind::Oci => Some(
+                Registry::open(root, access, &meter)
+                    .map_err(|error| StorageError::of(root, WHOLE, error))?,
+            ),
+            _ => None,
+        };
+        let place = match (root.folder(), &registry) {
+            (Some(folder), _) => Place::Folder(folder.to_owned()),
+            (None, Some(registry)) => Place::Remote(Arc::new(registry.clone())),
+            (None, None) => Place::Remote(remote::open(root, access, &meter)?),
+        };
+        Ok(Self {
+            root: root.clone(),
+            place,
+            meter,
+            registry,
+        })
+    }
+
+    /// Opens a root over a store that somebody else opened, such as one that fails on purpose.
+    #[must_use]
+    pub fn over(root: &Root, store: Arc<dyn ObjectStore>) -> Self {
+        Self {
+            root: root.clone(),
+            place: Place::Remote(store),
+            meter: Meter::default(),
+            registry: None,
+        }
     }
 
     /// Returns the root that was opened.
@@ -45,11 +105,37 @@ impl Storage {
         &self.root
     }
 
+    /// Returns the count of the bytes that were moved, for those who show progress.
+    #[must_use]
+    pub fn meter(&self) -> Meter {
+        self.meter.clone()
+    }
+
+    /// Asks the storage for something that it cannot have, to learn whether it answers and lets us in.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it is out of reach, or refuses us. A folder that does not exist yet is in reach.
+    pub async fn reach(&self) -> Result<(), StorageError> {
+        let key = key::artifact(Digest::from_bytes(rand::random()));
+        let asked = async {
+            let store = self.store(&key).await?;
+            let answer = store.head(&ObjectPath::from(key.as_str())).await;
+            answer.map(drop).map_err(|error| self.error(WHOLE, error))
+        };
+        match tokio::time::timeout(REACH, asked).await {
+            Ok(Ok(()) | Err(StorageError::NotFound { .. })) => Ok(()),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(self.error(WHOLE, format!("no answer for {} s", REACH.as_secs()))),
+        }
+    }
+
     /// Puts an artifact and returns its key.
     ///
-    /// The bytes are checked against the digest while they are read. If the key exists, what lies
-    /// there is read and compared; should it be damaged, it is replaced. The bytes are durable when
-    /// this returns, so metadata that names them may be committed after it.
+    /// The bytes are checked against the digest first. If the key exists, what lies there is read and
+    /// compared; should it be damaged, it is replaced. The bytes are durable when this returns, so
+    /// metadata that names them may be committed after it. The file must not change meanwhile: it is
+    /// mapped, so that a large one takes no memory. `flow` is its name for those who look into a registry.
     ///
     /// # Errors
     ///
@@ -59,42 +145,90 @@ impl Storage {
         file: &Path,
         digest: Digest,
         size: u64,
+        flow: &str,
     ) -> Result<String, StorageError> {
         let key = key::artifact(digest);
-        let chunks = {
+        if self.root.is_read_only() {
+            return Err(
+                self.unable("a web server and read-only; put the file there by other means")
+            );
+        }
+        let (payload, got, got_size) = {
             let file = file.to_owned();
-            self.blocking(&key, move || read_chunks(&file, size))
-                .await?
+            self.blocking(&key, move || payload_of(&file)).await?
         };
-        let mut hasher = Sha256::new();
-        let mut got = 0;
-        for chunk in &chunks {
-            hasher.update(chunk);
-            got += chunk.len() as u64;
+        self.compare(&key, (digest, size), (got, got_size))?;
+        if let Place::Folder(folder) = &self.place {
+            let folder = folder.clone();
+            self.blocking(&key, move || folder::make(&folder)).await?;
+        } else if self.is_there(&key, digest, size).await? {
+            // Found before it is sent: a conditional put sends everything to learn as much.
+            return Ok(key);
         }
-        self.compare(&key, (digest, size), (hasher, got))?;
-        let folder = self.root.folder().to_owned();
-        self.blocking(&key, move || folder::make(&folder)).await?;
-        let store = self.store(&key).await?;
-        let payload = PutPayload::from_iter(chunks);
-        let path = ObjectPath::from(key.as_str());
-        match store
-            .put_opts(&path, payload.clone(), PutMode::Create.into())
-            .await
-        {
-            Ok(_) => {}
-            Err(object_store::Error::AlreadyExists { .. }) => {
-                match self.check_artifact(digest, size).await {
-                    Err(StorageError::Damaged { .. }) => {
-                        let put = store.put(&path, payload).await;
-                        put.map_err(|error| self.error(&key, error))?;
-                    }
-                    other => other?,
-                }
+        // Twice: a store may answer a race with "exists" where nothing was kept.
+        for _ in 0..2 {
+            match self
+                .put(&key, payload.clone(), PutMode::Create, flow)
+                .await?
+            {
+                Ok(()) => return Ok(key),
+                Err(object_store::Error::AlreadyExists { .. }) => {}
+                Err(error) => return Err(self.error(&key, error)),
             }
-            Err(error) => return Err(self.error(&key, error)),
+            if self.is_there(&key, digest, size).await? {
+                return Ok(key);
+            }
         }
+        let put = self.put(&key, payload, PutMode::Overwrite, flow).await?;
+        put.map_err(|error| self.error(&key, error))?;
+        // A registry keeps a blob that it has, however damaged.
+        self.check_artifact(&key, digest, size).await?;
         Ok(key)
+    }
+
+    /// Tells whether an artifact lies there whole. One that is damaged is as good as absent.
+    async fn is_there(&self, key: &str, digest: Digest, size: u64) -> Result<bool, StorageError> {
+        match self.check_artifact(key, digest, size).await {
+            Ok(()) => Ok(true),
+            Err(StorageError::Damaged { .. } | StorageError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts bytes under a key; the inner answer is that of the store.
+    async fn put(
+        &self,
+        key: &str,
+        payload: PutPayload,
+        mode: PutMode,
+        flow: &str,
+    ) -> Result<object_store::Result<()>, StorageError> {
+        let mut options = PutOptions::from(mode);
+        if self.root.kind() == Kind::Oci {
+            for name in [TITLE, "dev.waft.flow"] {
+                let name = Attribute::Metadata(name.into());
+                options.attributes.insert(name, flow.to_owned().into());
+            }
+        }
+        let store = self.store(key).await?;
+        let path = ObjectPath::from(key);
+        Ok(store.put_opts(&path, payload, options).await.map(drop))
+    }
+
+    /// Gives an artifact the name of a version, where the storage has names beside keys: the tag of a
+    /// registry. Elsewhere it does nothing.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the registry does not take the tag.
+    pub async fn name_version(&self, digest: Digest, tag: &str) -> Result<(), StorageError> {
+        match &self.registry {
+            Some(registry) => {
+                let named = registry.retag(digest, tag).await;
+                named.map_err(|error| self.error(tag, error))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Reads an artifact where it lies and compares it with its digest.
@@ -102,9 +236,14 @@ impl Storage {
     /// # Errors
     ///
     /// Fails if it is absent, damaged or out of reach.
-    pub async fn check_artifact(&self, digest: Digest, size: u64) -> Result<(), StorageError> {
-        let key = key::artifact(digest);
-        self.read_through(&key, digest, size, |_| Ok(())).await
+    pub async fn check_artifact(
+        &self,
+        key: &str,
+        digest: Digest,
+        size: u64,
+    ) -> Result<(), StorageError> {
+        let read = self.read_through(key, Some(size), size, |_| Ok(())).await?;
+        self.compare(key, (digest, size), read)
     }
 
     /// Fetches an artifact into the cache and returns where it lies there.
@@ -114,8 +253,8 @@ impl Storage {
     ///
     /// # Errors
     ///
-    /// Fails if the key is not that of the digest, if the object is absent or out of reach, and as
-    /// damaged if three fetches brought something else.
+    /// Fails if such a key is not read from such a storage, if the object is absent or out of reach, and
+    /// as damaged if three fetches brought something else.
     pub async fn fetch_artifact(
         &self,
         key: &str,
@@ -123,12 +262,9 @@ impl Storage {
         size: u64,
         cache: &ArtifactCache,
     ) -> Result<PathBuf, StorageError> {
-        if key != key::artifact(digest) {
-            return Err(StorageError::Refused {
-                root: self.root.to_string(),
-                key: key.escape_default().take(200).collect(),
-                why: "it is not the key of this digest",
-            });
+        let has_own_keys = matches!(self.root.kind(), Kind::Local | Kind::Oci);
+        if key != key::artifact(digest) && (has_own_keys || !key::is_plain(key)) {
+            return Err(self.refused(key, "it is not the key of this digest"));
         }
         let found = {
             let cache = cache.clone();
@@ -149,63 +285,172 @@ impl Storage {
     ) -> Result<PathBuf, StorageError> {
         let kept = |error| cache.error(digest, error);
         let mut file = cache.begin().map_err(kept)?;
-        self.read_through(key, digest, size, |chunk| {
-            file.write_all(chunk).map_err(kept)
-        })
-        .await?;
-        cache.keep(file, digest).map_err(kept)
+        let read = self
+            .read_through(key, Some(size), size, |chunk| {
+                file.write_all(chunk).map_err(kept)
+            })
+            .await?;
+        self.compare(key, (digest, size), read)?;
+        let keeper = cache.clone();
+        self.blocking(key, move || Ok(keeper.keep(file, digest)))
+            .await?
+            .map_err(kept)
     }
 
-    /// Reads an object in chunks, hands them on and compares size and digest.
+    /// Reads an object that nobody has told us of into a file, and answers its digest and size.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it is absent, out of reach, or larger than `size_max` bytes.
+    pub async fn download(
+        &self,
+        key: &str,
+        size_max: u64,
+        file: &mut File,
+    ) -> Result<(Digest, u64), StorageError> {
+        let error = |error| StorageError::of(&self.root, key, error);
+        self.read_through(key, None, size_max, |chunk| {
+            file.write_all(chunk).map_err(error)
+        })
+        .await
+    }
+
+    /// Looks up a component that somebody pushed into a registry, by a tag or by the digest of its
+    /// manifest, and answers its key under this root, its digest and its size.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the root is no registry, if there is no such image, or if it is no single component.
+    pub async fn find_tag(&self, reference: &str) -> Result<(String, Digest, u64), StorageError> {
+        let Some(registry) = &self.registry else {
+            return Err(self.unable("no registry, and only a registry has tags"));
+        };
+        let found = registry.find(reference).await;
+        let found = found.map_err(|error| self.error(reference, error))?;
+        Ok((key::artifact(found.digest), found.digest, found.size))
+    }
+
+    /// Deletes a segment of results that lies here beside artifacts; as [`super::Results::delete`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn delete_segment(&self, key: &str) -> Result<(), StorageError> {
+        segment::check_deletable(&self.root, key)?;
+        let store = self.store(key).await?;
+        let deleted = store.delete(&ObjectPath::from(key)).await;
+        segment::gone(deleted.map_err(|error| self.error(key, error)))
+    }
+
+    /// Lists what lies under the root, in no order.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the storage cannot be listed, as a web server cannot.
+    pub async fn list(
+        &self,
+    ) -> Result<BoxStream<'static, Result<Found, StorageError>>, StorageError> {
+        if self.root.kind() == Kind::Http {
+            return Err(self.unable("a web server, which cannot be listed"));
+        }
+        let store = match &self.place {
+            Place::Folder(folder) if !folder.exists() => return Ok(stream::empty().boxed()),
+            _ => self.store("").await?,
+        };
+        let root = self.root.clone();
+        let found = store.list(None).map(move |found| match found {
+            Ok(found) => Ok(Found {
+                key: found.location.to_string(),
+                size: found.size,
+            }),
+            Err(error) => Err(StorageError::of(&root, WHOLE, error)),
+        });
+        Ok(found.boxed())
+    }
+
+    /// Reads an object in chunks, hands them on and answers digest and size of what came.
+    ///
+    /// The size is looked at before a byte is read: another than the one expected is damage, and one
+    /// beyond the bound is refused.
     async fn read_through(
         &self,
         key: &str,
-        digest: Digest,
-        size: u64,
+        expected: Option<u64>,
+        size_max: u64,
         mut sink: impl FnMut(&[u8]) -> Result<(), StorageError>,
-    ) -> Result<(), StorageError> {
+    ) -> Result<(Digest, u64), StorageError> {
         let store = self.store(key).await?;
-        let path = ObjectPath::from(key);
-        let head = store.head(&path).await;
-        let found = head.map_err(|error| self.error(key, error))?.size;
-        if found != size {
+        let path = ObjectPath::parse(key).map_err(|error| self.error(key, error))?;
+        let (found, mut chunks) = match &self.place {
+            Place::Folder(_) => {
+                let head = store.head(&path).await;
+                let found = head.map_err(|error| self.error(key, error))?.size;
+                (found, ranges(store, path, found))
+            }
+            Place::Remote(_) => {
+                let got = store
+                    .get(&path)
+                    .await
+                    .map_err(|error| self.error(key, error))?;
+                (got.meta.size, got.into_stream())
+            }
+        };
+        if let Some(size) = expected.filter(|size| *size != found) {
             return Err(self.damaged(key, format!("{size} bytes"), format!("{found} bytes")));
         }
+        if found > size_max {
+            return Err(StorageError::TooLarge {
+                root: self.root.to_string(),
+                key: key.to_owned(),
+                size: found,
+                size_max,
+            });
+        }
+        let is_remote = matches!(self.place, Place::Remote(_));
         let mut hasher = Sha256::new();
         let mut at = 0;
-        while at < size {
-            let range = at..size.min(at + CHUNK);
-            let chunk = store.get_range(&path, range).await;
-            let chunk = chunk.map_err(|error| self.error(key, error))?;
-            if chunk.is_empty() {
-                break;
+        while let Some(chunk) = chunks
+            .try_next()
+            .await
+            .map_err(|error| self.error(key, error))?
+        {
+            at += chunk.len() as u64;
+            if at > found {
+                return Err(self.damaged(key, format!("{found} bytes"), "more".to_owned()));
             }
             hasher.update(&chunk);
             sink(&chunk)?;
-            at += chunk.len() as u64;
+            if is_remote {
+                self.meter.add(chunk.len());
+            }
         }
-        self.compare(key, (digest, size), (hasher, at))
+        if at < found {
+            return Err(self.damaged(key, format!("{found} bytes"), format!("{at} bytes")));
+        }
+        Ok((Digest::from_bytes(hasher.finalize().into()), at))
     }
 
     fn compare(
         &self,
         key: &str,
         (digest, size): (Digest, u64),
-        (hasher, found): (Sha256, u64),
+        (got, found): (Digest, u64),
     ) -> Result<(), StorageError> {
         if found != size {
             return Err(self.damaged(key, format!("{size} bytes"), format!("{found} bytes")));
         }
-        let got = Digest::from_bytes(hasher.finalize().into());
         match got == digest {
             true => Ok(()),
             false => Err(self.damaged(key, digest.to_string(), got.to_string())),
         }
     }
 
-    /// Opens the place, after a look that the way to the key does not lead out of it.
-    async fn store(&self, key: &str) -> Result<impl ObjectStore + use<>, StorageError> {
-        let folder = self.root.folder().to_owned();
+    /// Opens the place; a folder after a look that the way to the key does not lead out of it.
+    async fn store(&self, key: &str) -> Result<Arc<dyn ObjectStore>, StorageError> {
+        let folder = match &self.place {
+            Place::Remote(store) => return Ok(store.clone()),
+            Place::Folder(folder) => folder.clone(),
+        };
         let wanted = key.to_owned();
         let opened = self
             .blocking(key, move || match walk(&folder, &wanted)? {
@@ -215,11 +460,10 @@ impl Storage {
                     .map_err(std::io::Error::other),
             })
             .await?;
-        opened.ok_or_else(|| StorageError::Refused {
-            root: self.root.to_string(),
-            key: key.to_owned(),
-            why: "a symbolic link lies on its way",
-        })
+        match opened {
+            Some(store) => Ok(Arc::new(store)),
+            None => Err(self.refused(key, "a symbolic link lies on its way")),
+        }
     }
 
     async fn blocking<T: Send + 'static>(
@@ -239,6 +483,21 @@ impl Storage {
         error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> StorageError {
         StorageError::of(&self.root, key, error)
+    }
+
+    fn refused(&self, key: &str, why: &'static str) -> StorageError {
+        StorageError::Refused {
+            root: self.root.to_string(),
+            key: key.escape_default().take(200).collect(),
+            why,
+        }
+    }
+
+    fn unable(&self, why: &'static str) -> StorageError {
+        StorageError::Unable {
+            root: self.root.to_string(),
+            why,
+        }
     }
 
     fn damaged(&self, key: &str, wanted: String, got: String) -> StorageError {
@@ -266,21 +525,50 @@ fn walk(root: &Path, key: &str) -> std::io::Result<ControlFlow<()>> {
     Ok(ControlFlow::Continue(()))
 }
 
-/// Reads a file of a known size; one byte more is read to notice that it has more.
-fn read_chunks(file: &Path, size: u64) -> std::io::Result<Vec<Bytes>> {
+/// Maps a file, and hashes it.
+fn payload_of(file: &Path) -> std::io::Result<(PutPayload, Digest, u64)> {
     let file = File::open(file)?;
-    let mut chunks = Vec::new();
-    let mut left = size + 1;
-    while left > 0 {
-        let mut chunk = Vec::new();
-        let read = (&file).take(left.min(CHUNK)).read_to_end(&mut chunk)?;
-        if read == 0 {
-            break;
-        }
-        left -= read as u64;
-        chunks.push(Bytes::from(chunk));
+    if file.metadata()?.len() == 0 {
+        return Ok((PutPayload::new(), Digest::of(b""), 0));
     }
-    Ok(chunks)
+    // SAFETY: the caller's promise that the file does not change; it is a private copy.
+    #[expect(
+        unsafe_code,
+        reason = "a mapped file takes no memory, however large it is"
+    )]
+    let map = unsafe { memmap2::Mmap::map(&file)? };
+    let digest = Digest::of(&map);
+    let all = Bytes::from_owner(map);
+    let size = all.len();
+    let chunks = (0..size)
+        .step_by(CHUNK)
+        .map(|at| all.slice(at..size.min(at + CHUNK)));
+    Ok((PutPayload::from_iter(chunks), digest, size as u64))
+}
+
+/// Reads an object of a folder chunk by chunk.
+fn ranges(
+    store: Arc<dyn ObjectStore>,
+    path: ObjectPath,
+    size: u64,
+) -> BoxStream<'static, object_store::Result<Bytes>> {
+    stream::try_unfold(0, move |at| {
+        let (store, path) = (store.clone(), path.clone());
+        async move {
+            if at >= size {
+                return Ok(None);
+            }
+            let chunk = store
+                .get_range(&path, at..size.min(at + CHUNK as u64))
+                .await?;
+            let next = match chunk.len() as u64 {
+                0 => size,
+                length => at + length,
+            };
+            Ok(Some((chunk, next)))
+        }
+    })
+    .boxed()
 }
 
 /// Fetches again what arrived damaged, so often and no more: the way here may have been at fault.
@@ -298,191 +586,4 @@ async fn repeated<T, F: Future<Output = Result<T, StorageError>>>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct House {
-        dir: tempfile::TempDir,
-        storage: Storage,
-        cache: ArtifactCache,
-        bytes: Vec<u8>,
-    }
-
-    impl House {
-        fn new() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let root = Root::local(&dir.path().join("flows")).unwrap();
-            let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| (n * 7 % 251) as u8).collect();
-            std::fs::write(dir.path().join("a.wasm"), &bytes).unwrap();
-            Self {
-                storage: Storage::open(&root).unwrap(),
-                cache: ArtifactCache::open(&dir.path().join("cache")).unwrap(),
-                dir,
-                bytes,
-            }
-        }
-
-        fn digest(&self) -> Digest {
-            Digest::of(&self.bytes)
-        }
-
-        async fn put(&self) -> Result<String, StorageError> {
-            let file = self.dir.path().join("a.wasm");
-            let size = self.bytes.len() as u64;
-            self.storage.put_artifact(&file, self.digest(), size).await
-        }
-
-        async fn fetch(&self) -> Result<PathBuf, StorageError> {
-            let (digest, size) = (self.digest(), self.bytes.len() as u64);
-            let key = key::artifact(digest);
-            self.storage
-                .fetch_artifact(&key, digest, size, &self.cache)
-                .await
-        }
-
-        fn blob(&self) -> PathBuf {
-            self.storage
-                .root
-                .folder()
-                .join(key::artifact(self.digest()))
-        }
-    }
-
-    #[tokio::test]
-    async fn what_was_put_is_fetched_and_put_again_is_the_same() {
-        let house = House::new();
-        let key = house.put().await.unwrap();
-        assert_eq!(house.put().await.unwrap(), key);
-        let path = house.fetch().await.unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), house.bytes);
-        std::fs::remove_dir_all(house.storage.root.folder()).unwrap();
-        assert_eq!(house.fetch().await.unwrap(), path);
-    }
-
-    #[tokio::test]
-    async fn a_file_that_is_not_its_digest_is_not_put() {
-        let house = House::new();
-        for change in [vec![0; house.bytes.len()], vec![1], vec![2; 4_000_000]] {
-            std::fs::write(house.dir.path().join("a.wasm"), change).unwrap();
-            let refused = house.put().await.unwrap_err();
-            assert!(matches!(refused, StorageError::Damaged { .. }), "{refused}");
-        }
-        assert!(!house.storage.root.folder().exists());
-    }
-
-    #[tokio::test]
-    async fn a_damaged_blob_is_never_handed_out_and_is_mended_by_a_put() {
-        let house = House::new();
-        house.put().await.unwrap();
-        let mut wrong = house.bytes.clone();
-        wrong[2_000_000] ^= 1;
-        for damage in [wrong, house.bytes[1..].to_vec()] {
-            std::fs::write(house.blob(), damage).unwrap();
-            let refused = house.fetch().await.unwrap_err();
-            assert!(matches!(refused, StorageError::Damaged { .. }), "{refused}");
-            house.put().await.unwrap();
-            house
-                .storage
-                .check_artifact(house.digest(), house.bytes.len() as u64)
-                .await
-                .unwrap();
-        }
-        let left: Vec<_> = std::fs::read_dir(house.dir.path().join("cache"))
-            .unwrap()
-            .collect();
-        assert!(left.is_empty(), "{left:?}");
-    }
-
-    #[tokio::test]
-    async fn what_is_damaged_is_fetched_three_times_and_then_named() {
-        let house = House::new();
-        let key = house.put().await.unwrap();
-        let wrong = vec![0; house.bytes.len()];
-        std::fs::write(house.blob(), &wrong).unwrap();
-        let (digest, size) = (house.digest(), house.bytes.len() as u64);
-        let mut fetches = 0;
-        let fetched = repeated(|| {
-            fetches += 1;
-            house.storage.fetch_once(&key, digest, size, &house.cache)
-        });
-        let by_hand = fetched.await.unwrap_err();
-        assert_eq!(fetches, 3);
-        let refused = house.fetch().await.unwrap_err();
-        let (root, found) = (&house.storage.root, Digest::of(&wrong));
-        assert_eq!(
-            refused.to_string(),
-            format!("`{key}` in `{root}` is damaged: expected {digest}, found {found}")
-        );
-        assert_eq!(by_hand.to_string(), refused.to_string());
-
-        // Nor is it fetched again where that would not help, or once it is whole.
-        let mut fetches = 0;
-        std::fs::remove_file(house.blob()).unwrap();
-        let absent = repeated(|| {
-            fetches += 1;
-            house.storage.fetch_once(&key, digest, size, &house.cache)
-        });
-        absent.await.unwrap_err();
-        assert_eq!(fetches, 1);
-        let mut fetches = 0;
-        let mended = repeated(|| {
-            fetches += 1;
-            let bytes = if fetches == 2 { &house.bytes } else { &wrong };
-            std::fs::write(house.blob(), bytes).unwrap();
-            house.storage.fetch_once(&key, digest, size, &house.cache)
-        });
-        mended.await.unwrap();
-        assert_eq!(fetches, 2);
-    }
-
-    #[tokio::test]
-    async fn what_is_not_there_is_not_found() {
-        let house = House::new();
-        let refused = house.fetch().await.unwrap_err();
-        assert!(
-            matches!(refused, StorageError::NotFound { .. }),
-            "{refused:?}"
-        );
-        std::fs::create_dir_all(house.storage.root.folder()).unwrap();
-        let refused = house.fetch().await.unwrap_err();
-        assert!(
-            matches!(refused, StorageError::NotFound { .. }),
-            "{refused:?}"
-        );
-    }
-
-    #[tokio::test]
-    async fn no_link_leads_out_of_the_root() {
-        let house = House::new();
-        house.put().await.unwrap();
-        let folder = house.blob().parent().unwrap().to_owned();
-        let elsewhere = house.dir.path().join("elsewhere");
-        std::fs::rename(&folder, &elsewhere).unwrap();
-        std::os::unix::fs::symlink(&elsewhere, &folder).unwrap();
-        for answer in [house.put().await.map(drop), house.fetch().await.map(drop)] {
-            let refused = answer.unwrap_err();
-            assert!(
-                matches!(refused, StorageError::Refused { .. }),
-                "{refused:?}"
-            );
-        }
-    }
-
-    #[tokio::test]
-    async fn a_key_of_another_digest_is_refused() {
-        let house = House::new();
-        house.put().await.unwrap();
-        let (digest, size) = (house.digest(), house.bytes.len() as u64);
-        for key in ["../a.wasm", "sha256/00/00", ""] {
-            let answer = house
-                .storage
-                .fetch_artifact(key, digest, size, &house.cache)
-                .await;
-            let refused = answer.unwrap_err();
-            assert!(
-                matches!(refused, StorageError::Refused { .. }),
-                "{refused:?}"
-            );
-        }
-    }
-}
+mod tests;

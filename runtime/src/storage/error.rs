@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::io;
 
+use super::credentials::Unusable;
+
 /// Says why something could not be kept or had.
 ///
 /// Every text names the root and the key; none repeats its source.
@@ -17,7 +19,7 @@ pub enum StorageError {
         key: String,
     },
     /// The storage does not let us. A fetch hands the run back.
-    #[error("`{root}` refuses access to `{key}`")]
+    #[error("`{root}` refuses access{}", match key.as_str() { WHOLE => String::new(), key => format!(" to `{key}`") })]
     Denied {
         /// The storage root.
         root: String,
@@ -58,8 +60,28 @@ pub enum StorageError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// Such a storage cannot do that at all.
+    #[error("`{root}` is {why}")]
+    Unable {
+        /// The storage root.
+        root: String,
+        /// What it is that it cannot.
+        why: &'static str,
+    },
+    /// It has more bytes than are taken.
+    #[error("`{key}` in `{root}` has {size} bytes; at most {size_max} are taken")]
+    TooLarge {
+        /// The storage root.
+        root: String,
+        /// The object.
+        key: String,
+        /// Its bytes.
+        size: u64,
+        /// The most that are taken.
+        size_max: u64,
+    },
     /// Anything else; a second try may help.
-    #[error("cannot read or write `{key}` in `{root}`")]
+    #[error("{}", match key.as_str() { WHOLE => format!("cannot reach `{root}`"), key => format!("cannot read or write `{key}` in `{root}`") })]
     Other {
         /// The storage root.
         root: String,
@@ -70,6 +92,9 @@ pub enum StorageError {
     },
 }
 
+/// The key in an error that is about the storage as a whole.
+pub(super) const WHOLE: &str = ".";
+
 impl StorageError {
     /// Tells what an error means, by the system's error at its bottom.
     pub(super) fn of(
@@ -79,7 +104,13 @@ impl StorageError {
     ) -> Self {
         let source = error.into();
         let (root, key) = (root.to_string(), key.to_owned());
-        match bottom(source.as_ref()) {
+        let meaning = meaning(source.as_ref());
+        // Its text repeats what it comes from, and may hold a signed URL.
+        let source = match source.downcast::<object_store::Error>() {
+            Ok(error) => unsigned(&error.to_string()).into(),
+            Err(source) => source,
+        };
+        match meaning {
             Some(io::ErrorKind::NotFound) => Self::NotFound { root, key },
             Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
                 Self::Denied { root, key, source }
@@ -102,7 +133,9 @@ impl StorageError {
                 "put the right bytes back: waft register FILE --storage {root}"
             )),
             Self::Denied { root, .. } | Self::Full { root, .. } => {
-                let folder = root.strip_prefix("file://")?;
+                let Some(folder) = root.strip_prefix("file://") else {
+                    return Some(opener(root)?.to_owned());
+                };
                 Some(match self {
                     Self::Full { .. } => format!("see what fills it: df -h '{folder}'"),
                     _ => format!("see whose it is: ls -ld '{folder}'"),
@@ -113,10 +146,43 @@ impl StorageError {
     }
 }
 
-/// Finds the system's error in a chain of errors.
-fn bottom(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
+/// Says where the credentials of a storage come from.
+fn opener(root: &str) -> Option<&'static str> {
+    Some(match root.split_once("://")?.0 {
+        "s3" => {
+            "give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws/credentials \
+             (AWS_PROFILE), or a role that may read and write the bucket"
+        }
+        "gs" => "give GOOGLE_APPLICATION_CREDENTIALS, the file of a service account",
+        "az" => {
+            "give AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or \
+             AZURE_STORAGE_CONNECTION_STRING"
+        }
+        "oci" => "log in to the registry: docker login, podman login or oras login",
+        "https" | "http" => {
+            "put login and password into ~/.netrc, or a bearer token into a file that \
+             `storage.http.tokens` names"
+        }
+        _ => return None,
+    })
+}
+
+/// Finds what a chain of errors means: what a storage answered, else the system's error at the bottom.
+fn meaning(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
+    use object_store::Error as Store;
+
     let mut next = Some(error);
     while let Some(error) = next {
+        if error.is::<Unusable>() {
+            return Some(io::ErrorKind::PermissionDenied);
+        }
+        match error.downcast_ref::<Store>() {
+            Some(Store::NotFound { .. }) => return Some(io::ErrorKind::NotFound),
+            Some(Store::PermissionDenied { .. } | Store::Unauthenticated { .. }) => {
+                return Some(io::ErrorKind::PermissionDenied);
+            }
+            _ => {}
+        }
         if let Some(error) = error.downcast_ref::<io::Error>()
             && (error.raw_os_error().is_some() || error.get_ref().is_none())
         {
@@ -125,6 +191,24 @@ fn bottom(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
         next = error.source();
     }
     None
+}
+
+/// Leaves out what stands behind the `?` of URLs: signatures lie there.
+fn unsigned(text: &str) -> String {
+    let mut left = text;
+    let mut kept = String::new();
+    while let Some(at) = left.find("://") {
+        let (before, url) = left.split_at(at + 3);
+        let end = url
+            .find(|c: char| c.is_whitespace() || "\"')>,".contains(c))
+            .unwrap_or(url.len());
+        kept += before;
+        kept += url[..end]
+            .split_once('?')
+            .map_or(&url[..end], |(plain, _)| plain);
+        left = &url[end..];
+    }
+    kept + left
 }
 
 #[cfg(test)]
@@ -147,5 +231,13 @@ mod tests {
         assert_eq!(error.hint().unwrap(), "see what fills it: df -h '/a'");
         let denied = StorageError::of(&root, "k", io::Error::from_raw_os_error(13));
         assert!(matches!(denied, StorageError::Denied { .. }), "{denied:?}");
+    }
+
+    #[test]
+    fn no_signature_is_told() {
+        assert_eq!(
+            unsigned("GET https://a/b?sig=secret in 1 ms (http://c?d=secret), why?"),
+            "GET https://a/b in 1 ms (http://c), why?"
+        );
     }
 }

@@ -20,6 +20,17 @@ pub fn artifact(digest: Digest) -> String {
     format!("sha256/{}/{hex}", &hex[..2])
 }
 
+/// Tells whether a text may be a key at all: parts with single slashes between them, none of which
+/// leads up, and nothing that a URL or a shell reads otherwise.
+///
+/// Keys of artifacts that were registered where they lay are the only ones that somebody chose.
+#[must_use]
+pub fn is_plain(text: &str) -> bool {
+    let is_bad = |c: char| c.is_control() || r#"\?#%*:<>|""#.contains(c);
+    let is_part = |part: &str| !matches!(part, "" | "." | "..");
+    text.len() <= 900 && !text.contains(is_bad) && text.split('/').all(is_part)
+}
+
 /// Makes the key of a new segment: when it was begun, then random bits, so that keys sort by age
 /// and no two processes ever meet.
 #[must_use]
@@ -29,7 +40,7 @@ pub(super) fn segment(begun_us: i64, random: u64) -> String {
 
 /// Tells whether a text is the key of a segment.
 #[must_use]
-pub(super) fn is_segment(key: &str) -> bool {
+pub fn is_segment(key: &str) -> bool {
     let Some((begun, random)) = key
         .strip_prefix("segments/")
         .and_then(|name| name.split_once('-'))
@@ -50,6 +61,14 @@ pub(super) fn task_entry(code: &[u8; 32]) -> String {
     format!("tasks/{}/{hex}", &hex[..2])
 }
 
+/// Tells whether a text is the key of an entry of the task cache.
+#[must_use]
+pub fn is_task_entry(key: &str) -> bool {
+    let mut code = [0; 32];
+    let hex = key.rsplit('/').next().unwrap_or_default();
+    hex::decode_to_slice(hex, &mut code).is_ok() && task_entry(&code) == key
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,6 +87,18 @@ mod tests {
             &good.replace('-', "/"),
         ] {
             assert!(!is_segment(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_plain_or_none() {
+        for good in ["a", "a/b.wasm", "team flow/v1.2_x-y.wasm", "é"] {
+            assert!(is_plain(good), "{good}");
+        }
+        for bad in [
+            "", "/a", "a/", "a//b", "..", "a/../b", "./a", "a?b", "a#b", "a%2e", "a\\b", "a\n",
+        ] {
+            assert!(!is_plain(bad), "{bad}");
         }
     }
 

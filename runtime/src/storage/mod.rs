@@ -7,16 +7,22 @@
 
 mod backend;
 mod cache;
+mod credentials;
 mod error;
 mod folder;
 pub mod key;
+mod oci;
+mod remote;
 mod root;
 mod segment;
 mod task_cache;
+mod wire;
 
-pub use backend::Storage;
+pub use backend::{Found, Storage};
 pub use cache::ArtifactCache;
 pub use error::StorageError;
-pub use root::{BadRoot, Root};
+pub use remote::connect;
+pub use root::{BadRoot, Kind, Root};
 pub use segment::Results;
 pub use task_cache::{CacheBy, CacheKey, TaskCache};
+pub use wire::Meter;

@@ -1,31 +1,34 @@
 //! Results: what tasks return, appended to segments.
 //!
-//! One writer thread collects what all runs of a process want kept, writes it with one write and one
-//! flush, and only then answers everybody (group commit). A reference names the stretch and the
-//! digest of its bytes, which is checked on every read. A process begins its own segments and never
-//! touches another's.
+//! One writer collects what all runs of a process want kept, writes it at once, and only then answers
+//! everybody (group commit): in a folder with one write and one flush, elsewhere as one object. A
+//! reference names the stretch and the digest of its bytes, which is checked on every read. A process
+//! begins its own segments and never touches another's.
 
-use std::fs::File;
-use std::io;
+mod uploader;
+mod writer;
+
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use cap_std::fs::Dir;
+use object_store::path::Path as ObjectPath;
+use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Root, StorageError, folder, key};
+use self::uploader::Uploader;
+use self::writer::Writer;
+use super::error::WHOLE;
+use super::{Kind, Meter, Root, StorageError, folder, key, remote};
 use crate::clock::Clock;
+use crate::config::Access;
 use crate::model::artifact::Digest;
 use crate::model::run::ResultRef;
 use crate::model::value::Value;
 
-/// Bytes after which the next segment begins, so that the cleaner can take away old ones.
-const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
-/// Most values in one write.
+/// Most values in one batch.
 const BATCH_VALUES: usize = 4_096;
-/// Bytes after which a batch is full.
-const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// Most bytes of a value that are read back; more than a mapped task's joined outputs ever are.
 const VALUE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
@@ -39,8 +42,16 @@ pub struct Results {
 #[derive(Debug)]
 struct Place {
     root: Root,
-    dir: Dir,
+    name: String,
+    kept: Kept,
     clock: Clock,
+}
+
+/// Where the segments lie.
+#[derive(Clone, Debug)]
+enum Kept {
+    Folder(Arc<Dir>),
+    Remote(Arc<dyn ObjectStore>),
 }
 
 /// A value on its way into a segment.
@@ -50,33 +61,77 @@ struct Append {
 }
 
 impl Results {
-    /// Opens the results under a root; the folder is made if need be, for its owner only.
+    /// Opens the results under a root on a host; a folder is made if need be, for its owner only.
     ///
     /// # Errors
     ///
-    /// Fails if the folder cannot be made or opened.
-    pub fn open(root: &Root, clock: Clock) -> Result<Self, StorageError> {
-        let dir = folder::open_or_make(root.folder())
-            .and_then(|dir| {
-                folder::make_durable(&dir, "segments")?;
-                Ok(dir)
-            })
-            .map_err(|error| StorageError::of(root, "segments", error))?;
-        let place = Place {
-            root: root.clone(),
-            dir,
-            clock,
+    /// Fails if a folder cannot be made or opened, if the storage is not configured, or if nothing can be
+    /// put there.
+    pub fn open(
+        root: &Root,
+        host: &str,
+        access: &Access,
+        clock: Clock,
+    ) -> Result<Self, StorageError> {
+        let kept = match root.folder() {
+            Some(path) => {
+                let dir = folder::open_or_make(path).and_then(|dir| {
+                    folder::make_durable(&dir, "segments")?;
+                    Ok(dir)
+                });
+                let dir = dir.map_err(|error| StorageError::of(root, "segments", error))?;
+                Kept::Folder(Arc::new(dir))
+            }
+            None if root.is_read_only() => {
+                return Err(StorageError::Unable {
+                    root: root.to_string(),
+                    why: "a web server and read-only; name another storage in `[results]`",
+                });
+            }
+            None => Kept::Remote(remote::open(root, access, &Meter::default())?),
         };
-        Ok(Self {
-            place: Arc::new(place),
-            queue: Arc::default(),
-        })
+        Ok(Self::of(root, host, kept, clock))
     }
 
-    /// Returns the root under which these results lie.
+    /// Opens results over a store that somebody else opened, such as one that fails on purpose.
     #[must_use]
-    pub fn root(&self) -> &Root {
-        &self.place.root
+    pub fn over(root: &Root, store: Arc<dyn ObjectStore>, clock: Clock) -> Self {
+        Self::of(root, "", Kept::Remote(store), clock)
+    }
+
+    fn of(root: &Root, host: &str, kept: Kept, clock: Clock) -> Self {
+        let place = Place {
+            root: root.clone(),
+            name: root.name_on(host),
+            kept,
+            clock,
+        };
+        Self {
+            place: Arc::new(place),
+            queue: Arc::default(),
+        }
+    }
+
+    /// Returns the name of the place as references give it: the root, and for a folder its host.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.place.name
+    }
+
+    /// Asks the storage for something that it cannot have, to learn whether it answers and lets us in.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it is out of reach, or refuses us.
+    pub async fn reach(&self) -> Result<(), StorageError> {
+        let Kept::Remote(store) = &self.place.kept else {
+            return Ok(());
+        };
+        let key = key::segment(0, rand::random());
+        match store.head(&ObjectPath::from(key.as_str())).await {
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(StorageError::of(&self.place.root, WHOLE, error)),
+        }
     }
 
     /// Keeps a value. It is durable when this returns.
@@ -93,12 +148,16 @@ impl Results {
             bytes: value.bytes.clone(),
             done,
         };
-        let queue = self.queue.get_or_init(|| Writer::start(&self.place));
-        let ended = |_| StorageError::of(&self.place.root, "segments", "the writer has ended");
+        let place = &self.place;
+        let queue = self.queue.get_or_init(|| match &place.kept {
+            Kept::Folder(dir) => Writer::start(&place.root, dir, &place.clock),
+            Kept::Remote(store) => Uploader::start(&place.root, store, &place.clock),
+        });
+        let ended = |_| StorageError::of(&place.root, "segments", "the writer has ended");
         queue.send(append).map_err(|_| ended(()))?;
         let (segment, offset) = kept.await.map_err(|_| ended(()))??;
         Ok(ResultRef {
-            root: self.place.root.to_string(),
+            root: place.name.clone(),
             segment: segment.as_ref().to_owned(),
             offset,
             length: value.bytes.len() as u64,
@@ -114,210 +173,178 @@ impl Results {
     /// Fails if the reference belongs to another root or was not made here, and if the bytes are
     /// absent or damaged.
     pub async fn read(&self, reference: &ResultRef) -> Result<Value, StorageError> {
-        let place = self.place.clone();
-        let wanted = reference.clone();
-        let read = move || read_in(&place.root, &place.dir, &wanted);
-        match tokio::task::spawn_blocking(read).await {
-            Ok(read) => read,
-            Err(error) => Err(StorageError::of(self.root(), &reference.segment, error)),
+        let place = &self.place;
+        if reference.root != place.name {
+            return Err(refused(
+                &place.name,
+                reference,
+                "the result lies under another root",
+            ));
         }
+        read_in(&place.root, &place.kept, reference).await
+    }
+
+    /// Deletes a segment; one that is not there is deleted already.
+    ///
+    /// Who asks for it has to know that nobody needs what lies in it: a segment is written to for half a
+    /// day after it was begun, and read for as long as a reference to it is known.
+    ///
+    /// # Errors
+    ///
+    /// Refuses what is no segment, and to delete from a registry; fails if the storage does.
+    pub async fn delete(&self, key: &str) -> Result<(), StorageError> {
+        let place = &self.place;
+        check_deletable(&place.root, key)?;
+        let deleted = match &place.kept {
+            Kept::Folder(dir) => {
+                let (dir, name) = (dir.clone(), key.to_owned());
+                let deleted = tokio::task::spawn_blocking(move || {
+                    dir.remove_file(&name)?;
+                    folder::sync_above(&dir, &name)
+                });
+                let deleted = deleted.await.map_err(std::io::Error::other).flatten();
+                deleted.map_err(|error| StorageError::of(&place.root, key, error))
+            }
+            Kept::Remote(store) => {
+                let deleted = store.delete(&ObjectPath::from(key)).await;
+                deleted.map_err(|error| StorageError::of(&place.root, key, error))
+            }
+        };
+        gone(deleted)
     }
 
     /// Reads a value from the root that its reference names, without opening it for writing.
     ///
-    /// For those who only look, such as the command line. Blocks.
+    /// For those who only look, such as the command line on `host`.
     ///
     /// # Errors
     ///
-    /// Fails if this version does not know such a root, and as [`Results::read`].
-    pub fn look_up(reference: &ResultRef) -> Result<Value, StorageError> {
-        let root: Root = reference
-            .root
-            .parse()
-            .map_err(|error| StorageError::Other {
-                root: reference.root.escape_default().take(300).collect(),
-                key: reference.segment.escape_default().take(300).collect(),
-                source: Box::new(error) as Box<_>,
-            })?;
-        let dir = folder::open(root.folder())
-            .map_err(|error| StorageError::of(&root, &reference.segment, error))?;
-        read_in(&root, &dir, reference)
+    /// Fails if this version does not know such a root, if it is a folder of another host, and as
+    /// [`Results::read`].
+    pub async fn look_up(
+        reference: &ResultRef,
+        host: &str,
+        access: &Access,
+    ) -> Result<Value, StorageError> {
+        let found = Root::of_name(&reference.root).map_err(|error| StorageError::Other {
+            root: reference.root.escape_default().take(300).collect(),
+            key: reference.segment.escape_default().take(300).collect(),
+            source: Box::new(error) as Box<_>,
+        });
+        let (root, owner) = found?;
+        if owner.as_deref().is_some_and(|owner| owner != host) {
+            return Err(refused(
+                &reference.root,
+                reference,
+                "it is a folder of another host",
+            ));
+        }
+        let kept = match root.folder() {
+            Some(path) => {
+                let dir = folder::open(path);
+                let dir =
+                    dir.map_err(|error| StorageError::of(&root, &reference.segment, error))?;
+                Kept::Folder(Arc::new(dir))
+            }
+            None => Kept::Remote(remote::open(&root, access, &Meter::default())?),
+        };
+        read_in(&root, &kept, reference).await
     }
 }
 
-fn read_in(root: &Root, dir: &Dir, reference: &ResultRef) -> Result<Value, StorageError> {
-    let refused = |why| StorageError::Refused {
+/// Makes sure that a key is that of a segment, in a storage from which something can be deleted.
+pub(super) fn check_deletable(root: &Root, key: &str) -> Result<(), StorageError> {
+    let why = match root.kind() {
+        _ if !key::is_segment(key) => "it is not the key of a segment",
+        Kind::Oci => "waft deletes nothing from a registry",
+        Kind::Http => "a web server is read-only",
+        _ => return Ok(()),
+    };
+    Err(StorageError::Refused {
         root: root.to_string(),
+        key: key.escape_default().take(200).collect(),
+        why,
+    })
+}
+
+/// What is not there is deleted already.
+pub(super) fn gone(deleted: Result<(), StorageError>) -> Result<(), StorageError> {
+    match deleted {
+        Err(StorageError::NotFound { .. }) => Ok(()),
+        other => other,
+    }
+}
+
+fn refused(root: &str, reference: &ResultRef, why: &'static str) -> StorageError {
+    StorageError::Refused {
+        root: root.escape_default().take(300).collect(),
         key: reference.segment.escape_default().take(200).collect(),
         why,
+    }
+}
+
+async fn read_in(root: &Root, kept: &Kept, reference: &ResultRef) -> Result<Value, StorageError> {
+    let end = reference.offset.checked_add(reference.length);
+    let Some(end) =
+        end.filter(|_| key::is_segment(&reference.segment) && reference.length <= VALUE_BYTES_MAX)
+    else {
+        let why = "it is not a reference that waft makes";
+        return Err(refused(&root.to_string(), reference, why));
     };
-    if reference.root != root.to_string() {
-        return Err(refused("the result lies under another root"));
-    }
-    if !key::is_segment(&reference.segment) || reference.length > VALUE_BYTES_MAX {
-        return Err(refused("it is not a reference that waft makes"));
-    }
-    let error = |error| StorageError::of(root, &reference.segment, error);
-    let file = dir.open(&reference.segment).map_err(error)?.into_std();
     let damaged = |got: String| StorageError::Damaged {
         root: root.to_string(),
         key: format!("{}+{}", reference.segment, reference.offset),
         wanted: reference.digest.to_string(),
         got,
     };
-    let end = reference.offset.checked_add(reference.length);
-    if end.is_none_or(|end| file.metadata().is_ok_and(|found| found.len() < end)) {
-        return Err(damaged("a segment that ends before".to_owned()));
-    }
-    let mut bytes = vec![0; usize::try_from(reference.length).unwrap_or_default()];
-    file.read_exact_at(&mut bytes, reference.offset)
-        .map_err(error)?;
+    let bytes = match kept {
+        Kept::Folder(dir) => {
+            let (dir, wanted) = (dir.clone(), reference.clone());
+            let read = tokio::task::spawn_blocking(move || read_stretch(&dir, &wanted)).await;
+            let read = read.map_err(std::io::Error::other).flatten();
+            read.map_err(|error| StorageError::of(root, &reference.segment, error))?
+        }
+        // A range of nothing is none that a server understands.
+        Kept::Remote(_) if reference.length == 0 => Some(Bytes::new()),
+        Kept::Remote(store) => {
+            let path = ObjectPath::from(reference.segment.as_str());
+            let read = store.get_range(&path, reference.offset..end).await;
+            Some(read.map_err(|error| StorageError::of(root, &reference.segment, error))?)
+        }
+    };
+    let bytes = bytes.filter(|bytes| bytes.len() as u64 == reference.length);
+    let bytes = bytes.ok_or_else(|| damaged("a segment that ends before".to_owned()))?;
     let got = Digest::of(&bytes);
     if got != reference.digest {
         return Err(damaged(got.to_string()));
     }
     Ok(Value {
         content_type: reference.content_type.clone(),
-        bytes: bytes.into(),
+        bytes,
     })
 }
 
-/// The thread that writes. It ends with the last [`Results`] that feeds it.
-struct Writer {
-    place: Arc<Place>,
-    segment: Option<Segment>,
-    buffer: Vec<u8>,
-}
-
-struct Segment {
-    key: Arc<str>,
-    file: File,
-    end: u64,
-}
-
-impl Writer {
-    fn start(place: &Arc<Place>) -> mpsc::UnboundedSender<Append> {
-        let (queue, appends) = mpsc::unbounded_channel();
-        let mut writer = Self {
-            place: place.clone(),
-            segment: None,
-            buffer: Vec::new(),
-        };
-        let thread = std::thread::Builder::new().name("waft-results".to_owned());
-        // Without a thread the receiver is dropped here, and every append says that it has ended.
-        if let Err(error) = thread.spawn(move || writer.run(appends)) {
-            tracing::error!(%error, "cannot start the writer of results");
-        }
-        queue
+/// Reads a stretch of a file; none if the file ends before.
+fn read_stretch(dir: &Dir, reference: &ResultRef) -> std::io::Result<Option<Bytes>> {
+    let file = dir.open(&reference.segment)?.into_std();
+    if file.metadata()?.len() < reference.offset + reference.length {
+        return Ok(None);
     }
-
-    fn run(&mut self, mut appends: mpsc::UnboundedReceiver<Append>) {
-        let mut batch = Vec::new();
-        while let Some(first) = appends.blocking_recv() {
-            let mut bytes = first.bytes.len();
-            batch.push(first);
-            while batch.len() < BATCH_VALUES && bytes < BATCH_BYTES {
-                let Ok(next) = appends.try_recv() else { break };
-                bytes += next.bytes.len();
-                batch.push(next);
-            }
-            self.write(&mut batch);
-        }
-    }
-
-    /// Writes a batch, flushes it, and answers those who wait.
-    fn write(&mut self, batch: &mut Vec<Append>) {
-        // Who no longer waits was cancelled: its value need not be kept.
-        batch.retain(|append| !append.done.is_closed());
-        if batch.is_empty() {
-            return;
-        }
-        self.buffer.clear();
-        for append in batch.iter() {
-            self.buffer.extend_from_slice(&append.bytes);
-        }
-        let written = self.write_buffer();
-        let (segment, mut at) = match written {
-            Ok(place) => place,
-            Err(error) => {
-                tracing::error!(%error, "results could not be kept");
-                let key = self.segment.as_ref().map(|segment| segment.key.clone());
-                let key = key.unwrap_or_else(|| "segments".into());
-                for append in batch.drain(..) {
-                    let _ = append.done.send(Err(self.error(&key, &error)));
-                }
-                return;
-            }
-        };
-        for append in batch.drain(..) {
-            let offset = at;
-            at += append.bytes.len() as u64;
-            let _ = append.done.send(Ok((segment.clone(), offset)));
-        }
-        if self.buffer.capacity() > BATCH_BYTES {
-            self.buffer = Vec::new();
-        }
-    }
-
-    /// Writes at the end of the segment and returns where that was.
-    ///
-    /// The end moves only after a flush, so what failed half-way is written over. After a failed
-    /// flush nobody knows what is on the disk: the segment is left alone from then on.
-    fn write_buffer(&mut self) -> io::Result<(Arc<str>, u64)> {
-        if self
-            .segment
-            .as_ref()
-            .is_none_or(|segment| segment.end >= SEGMENT_BYTES)
-        {
-            self.segment = Some(self.begin()?);
-        }
-        let Some(segment) = &mut self.segment else {
-            return Err(io::Error::other("there is no segment"));
-        };
-        if let Err(error) = segment.file.write_all_at(&self.buffer, segment.end) {
-            let _ = segment.file.set_len(segment.end);
-            return Err(error);
-        }
-        if let Err(error) = segment.file.sync_data() {
-            self.segment = None;
-            return Err(error);
-        }
-        let at = segment.end;
-        segment.end += self.buffer.len() as u64;
-        Ok((segment.key.clone(), at))
-    }
-
-    fn begin(&self) -> io::Result<Segment> {
-        let begun = self.place.clock.now().as_microsecond();
-        let key = key::segment(begun, rand::random());
-        let file = folder::create_new(&self.place.dir, &key)?;
-        folder::sync_above(&self.place.dir, &key)?;
-        Ok(Segment {
-            key: key.into(),
-            file,
-            end: 0,
-        })
-    }
-
-    /// Makes the error once more, since each of those who wait gets its own.
-    fn error(&self, key: &str, error: &io::Error) -> StorageError {
-        let again = match error.raw_os_error() {
-            Some(code) => io::Error::from_raw_os_error(code),
-            None => io::Error::new(error.kind(), error.to_string()),
-        };
-        StorageError::of(&self.place.root, key, again)
-    }
+    let mut bytes = vec![0; usize::try_from(reference.length).unwrap_or_default()];
+    file.read_exact_at(&mut bytes, reference.offset)?;
+    Ok(Some(bytes.into()))
 }
 
 #[cfg(test)]
 mod tests {
     use futures::future::try_join_all;
 
+    use super::writer::{SEGMENT_AGE, SEGMENT_BYTES};
     use super::*;
 
     fn results(dir: &tempfile::TempDir) -> Results {
         let root = Root::local(&dir.path().join("results")).unwrap();
-        Results::open(&root, Clock::default()).unwrap()
+        Results::open(&root, "mira", &Access::default(), Clock::default()).unwrap()
     }
 
     #[tokio::test]
@@ -332,7 +359,8 @@ mod tests {
         for (value, reference) in values.iter().zip(&references) {
             assert_eq!(results.read(reference).await.unwrap(), *value);
             assert_eq!(later.read(reference).await.unwrap(), *value);
-            assert_eq!(Results::look_up(reference).unwrap(), *value);
+            let looked = Results::look_up(reference, "mira", &Access::default()).await;
+            assert_eq!(looked.unwrap(), *value);
         }
         let other = later.append(&Value::json("")).await.unwrap();
         assert_ne!(other.segment, references[0].segment);
@@ -386,5 +414,66 @@ mod tests {
         let second = results.append(&Value::json("2")).await.unwrap();
         assert_ne!(first.segment, second.segment);
         assert_eq!(second.offset, 0);
+    }
+
+    #[tokio::test]
+    async fn a_segment_is_deleted_once_and_nothing_else_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let results = results(&dir);
+        let reference = results.append(&Value::json("1")).await.unwrap();
+        let other = dir.path().join("results").join("tasks");
+        std::fs::write(&other, "entry").unwrap();
+        for bad in [
+            "tasks",
+            "segments",
+            "segments/../tasks",
+            "../results/tasks",
+            "",
+        ] {
+            let refused = results.delete(bad).await.unwrap_err();
+            assert!(matches!(refused, StorageError::Refused { .. }), "{refused}");
+        }
+        assert!(other.exists());
+        results.delete(&reference.segment).await.unwrap();
+        results.delete(&reference.segment).await.unwrap();
+        let lost = results.read(&reference).await.unwrap_err();
+        assert!(matches!(lost, StorageError::NotFound { .. }), "{lost}");
+        let registry: Root = "oci://registry.example/team/results".parse().unwrap();
+        let refused = check_deletable(&registry, &reference.segment).unwrap_err();
+        assert!(refused.to_string().contains("registry"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_segment_is_not_written_to_for_longer_than_half_a_day() {
+        let dir = tempfile::tempdir().unwrap();
+        let (clock, time) = Clock::test("2026-01-05T00:00:00Z".parse().unwrap());
+        let root = Root::local(&dir.path().join("results")).unwrap();
+        let results = Results::open(&root, "mira", &Access::default(), clock).unwrap();
+        let value = Value::json("1");
+        let first = results.append(&value).await.unwrap();
+        time.pass(SEGMENT_AGE.unsigned_abs());
+        let second = results.append(&value).await.unwrap();
+        assert_eq!(first.segment, second.segment);
+        time.pass(std::time::Duration::from_millis(1));
+        let third = results.append(&value).await.unwrap();
+        assert_ne!(first.segment, third.segment);
+    }
+
+    #[tokio::test]
+    async fn a_folder_belongs_to_its_host() {
+        let dir = tempfile::tempdir().unwrap();
+        let results = results(&dir);
+        let reference = results.append(&Value::json("1")).await.unwrap();
+        assert!(
+            reference.root.starts_with("file://mira/"),
+            "{}",
+            reference.root
+        );
+        let elsewhere = Results::look_up(&reference, "rhea", &Access::default()).await;
+        let refusal = elsewhere.unwrap_err().to_string();
+        assert!(refusal.contains("another host"), "{refusal}");
+        let root = Root::local(&dir.path().join("results")).unwrap();
+        let other = Results::open(&root, "rhea", &Access::default(), Clock::default()).unwrap();
+        assert!(other.read(&reference).await.is_err());
     }
 }

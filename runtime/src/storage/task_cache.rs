@@ -8,13 +8,18 @@
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use cap_std::fs::Dir;
 use hmac::{Hmac, Mac};
 use jiff::Timestamp;
+use object_store::path::Path as ObjectPath;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
+use tokio::sync::OnceCell;
 
-use super::{Root, StorageError, folder, key};
+use super::{Meter, Root, StorageError, folder, key, remote};
+use crate::config::Access;
 use crate::model::artifact::Digest;
 use crate::model::value::Value;
 
@@ -31,9 +36,19 @@ pub struct TaskCache {
 
 struct Place {
     root: Root,
-    dir: Dir,
-    secret: [u8; 32],
+    kept: Kept,
+    secret: OnceCell<Secret>,
 }
+
+/// Where the entries lie.
+enum Kept {
+    Folder(Arc<Dir>),
+    Remote(Arc<dyn ObjectStore>),
+}
+
+/// The key of a storage's entries.
+#[derive(Clone, Copy)]
+struct Secret([u8; 32]);
 
 /// What an output is found by.
 #[derive(Clone, Copy, Debug)]
@@ -66,35 +81,63 @@ struct Header {
 }
 
 impl TaskCache {
-    /// Opens the cache under a root. Its key is made by whoever comes first.
+    /// Opens the cache under a root. Its key is read at the first use, and made by whoever comes first.
     ///
     /// # Errors
     ///
-    /// Fails if the folder or the key cannot be made or read.
-    pub fn open(root: &Root) -> Result<Self, StorageError> {
-        let opened = folder::open_or_make(root.folder()).and_then(|dir| {
-            let secret = secret(&dir)?;
-            Ok((dir, secret))
-        });
-        let (dir, secret) = opened.map_err(|error| StorageError::of(root, KEY_FILE, error))?;
+    /// Fails if a folder cannot be made, or if the storage is not configured.
+    pub fn open(root: &Root, access: &Access) -> Result<Self, StorageError> {
+        let kept = match root.folder() {
+            Some(path) => {
+                let dir = folder::open_or_make(path);
+                let dir = dir.map_err(|error| StorageError::of(root, KEY_FILE, error))?;
+                Kept::Folder(Arc::new(dir))
+            }
+            None => Kept::Remote(remote::open(root, access, &Meter::default())?),
+        };
+        Ok(Self::of(root, kept))
+    }
+
+    /// Opens the cache over a store that somebody else opened, such as one that fails on purpose.
+    #[must_use]
+    pub fn over(root: &Root, store: Arc<dyn ObjectStore>) -> Self {
+        Self::of(root, Kept::Remote(store))
+    }
+
+    fn of(root: &Root, kept: Kept) -> Self {
         let place = Place {
             root: root.clone(),
-            dir,
-            secret,
+            kept,
+            secret: OnceCell::new(),
         };
-        Ok(Self {
+        Self {
             place: Arc::new(place),
-        })
+        }
     }
 
     /// Returns the output kept under a key, unless it has expired.
     ///
-    /// What is damaged, or was not made with this storage's key, is as good as absent.
+    /// What is damaged, or was not made with this storage's key, is as good as absent; so is everything
+    /// while the storage is out of reach.
     pub async fn get(&self, key: &CacheKey<'_>, now: Timestamp) -> Option<Value> {
-        let code = self.code(key);
-        let place = self.place.clone();
-        let read = tokio::task::spawn_blocking(move || place.read(&code, now));
-        read.await.ok().flatten()
+        let secret = self.place.secret().await.ok()?;
+        let code = secret.code(key);
+        let name = key::task_entry(&code);
+        let bytes = match &self.place.kept {
+            Kept::Folder(dir) => {
+                let dir = dir.clone();
+                let read = tokio::task::spawn_blocking(move || read_file(&dir, &name));
+                read.await.ok()?.ok()?
+            }
+            Kept::Remote(store) => {
+                let got = store.get(&ObjectPath::from(name.as_str())).await.ok()?;
+                if got.meta.size > ENTRY_BYTES_MAX {
+                    return None;
+                }
+                got.bytes().await.ok()?
+            }
+        };
+        secret.unseal(&code, &bytes, now)
     }
 
     /// Keeps an output under a key until it expires, in place of what is there.
@@ -108,18 +151,63 @@ impl TaskCache {
         value: &Value,
         expires_at: Option<Timestamp>,
     ) -> Result<(), StorageError> {
-        let code = self.code(key);
-        let place = self.place.clone();
-        let value = value.clone();
-        let write = tokio::task::spawn_blocking(move || place.write(&code, &value, expires_at));
-        let written = write.await.map_err(io::Error::other).flatten();
-        written.map_err(|error| StorageError::of(&self.place.root, &key::task_entry(&code), error))
+        let secret = self.place.secret().await?;
+        let code = secret.code(key);
+        let name = key::task_entry(&code);
+        let error = |error| StorageError::of(&self.place.root, &name, error);
+        let head = secret
+            .head(&code, value, expires_at)
+            .map_err(|e| error(e.into()))?;
+        match &self.place.kept {
+            Kept::Folder(dir) => {
+                let (dir, name, bytes) = (dir.clone(), name.clone(), value.bytes.clone());
+                let write =
+                    tokio::task::spawn_blocking(move || write_file(&dir, &name, &head, &bytes));
+                let written = write.await.map_err(io::Error::other).flatten();
+                written.map_err(|e| error(Box::<dyn std::error::Error + Send + Sync>::from(e)))
+            }
+            Kept::Remote(store) => {
+                let payload = PutPayload::from_iter([Bytes::from(head), value.bytes.clone()]);
+                let put = store.put(&ObjectPath::from(name.as_str()), payload).await;
+                put.map(drop).map_err(|e| error(e.into()))
+            }
+        }
+    }
+}
+
+impl Place {
+    /// Reads the key of the cache, or makes it. Of two that make it at once, the first one's counts.
+    async fn secret(&self) -> Result<Secret, StorageError> {
+        let read = || async {
+            let error = |error| StorageError::of(&self.root, KEY_FILE, error);
+            match &self.kept {
+                Kept::Folder(dir) => {
+                    let dir = dir.clone();
+                    let read = tokio::task::spawn_blocking(move || secret_file(&dir)).await;
+                    let read = read.map_err(io::Error::other).flatten();
+                    read.map_err(|e| error(Box::<dyn std::error::Error + Send + Sync>::from(e)))
+                }
+                Kept::Remote(store) => secret_object(store.as_ref())
+                    .await
+                    .map_err(|e| error(e.into())),
+            }
+        };
+        self.secret.get_or_try_init(read).await.copied()
+    }
+}
+
+impl Secret {
+    fn of(text: &str) -> io::Result<Self> {
+        let mut secret = [0; 32];
+        hex::decode_to_slice(text.trim_end(), &mut secret)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        Ok(Self(secret))
     }
 
     /// Hashes a key. Every field is preceded by its length, and lists by theirs, so no two keys
     /// ever hash the same bytes.
     fn code(&self, key: &CacheKey<'_>) -> [u8; 32] {
-        let mut mac = self.place.mac(b"key");
+        let mut mac = self.mac(b"key");
         let mut field = |bytes: &[u8]| {
             mac.update(&(bytes.len() as u64).to_le_bytes());
             mac.update(bytes);
@@ -150,17 +238,9 @@ impl TaskCache {
         }
         mac.finalize().into_bytes().into()
     }
-}
 
-impl std::fmt::Debug for TaskCache {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "TaskCache({})", self.place.root)
-    }
-}
-
-impl Place {
     fn mac(&self, purpose: &[u8; 3]) -> Hmac<Sha256> {
-        let mac = Hmac::<Sha256>::new_from_slice(&self.secret);
+        let mac = Hmac::<Sha256>::new_from_slice(&self.0);
         let mut mac = mac.expect("HMAC takes keys of any length");
         mac.update(purpose);
         mac
@@ -183,31 +263,13 @@ impl Place {
         mac
     }
 
-    fn read(&self, code: &[u8; 32], now: Timestamp) -> Option<Value> {
-        let file = self.dir.open(key::task_entry(code)).ok()?;
-        let mut bytes = Vec::new();
-        file.take(ENTRY_BYTES_MAX).read_to_end(&mut bytes).ok()?;
-        let line = bytes.iter().position(|byte| *byte == b'\n')?;
-        let header: Header = serde_json::from_slice(&bytes[..line]).ok()?;
-        let value = &bytes[line + 1..];
-        let mac = hex::decode(&header.mac).ok()?;
-        self.seal(code, &header, value).verify_slice(&mac).ok()?;
-        if header
-            .expires_at_us
-            .is_some_and(|at| at <= now.as_microsecond())
-        {
-            return None;
-        }
-        Some(Value {
-            content_type: header.content_type,
-            bytes: bytes::Bytes::from(bytes).slice(line + 1..),
-        })
-    }
-
-    /// Writes beside the entry and renames, so that a reader sees the old one or the new one. Not
-    /// flushed: an entry that a crash takes or tears is as good as absent.
-    fn write(&self, code: &[u8; 32], value: &Value, expires: Option<Timestamp>) -> io::Result<()> {
-        let key = key::task_entry(code);
+    /// Writes the first line of an entry.
+    fn head(
+        &self,
+        code: &[u8; 32],
+        value: &Value,
+        expires: Option<Timestamp>,
+    ) -> serde_json::Result<Vec<u8>> {
         let mut header = Header {
             expires_at_us: expires.map(Timestamp::as_microsecond),
             content_type: value.content_type.clone(),
@@ -217,22 +279,57 @@ impl Place {
         header.mac = hex::encode(mac.into_bytes());
         let mut head = serde_json::to_vec(&header)?;
         head.push(b'\n');
-        folder::make_above(&self.dir, &key)?;
-        let aside = format!("{key}.{:016x}", rand::random::<u64>());
-        let mut file = folder::create_new(&self.dir, &aside)?;
-        let written = file
-            .write_all(&head)
-            .and_then(|()| file.write_all(&value.bytes))
-            .and_then(|()| self.dir.rename(&aside, &self.dir, &key));
-        if written.is_err() {
-            let _ = self.dir.remove_file(&aside);
+        Ok(head)
+    }
+
+    /// Reads an entry; none if it is not whole, not ours, or has expired.
+    fn unseal(&self, code: &[u8; 32], entry: &Bytes, now: Timestamp) -> Option<Value> {
+        let line = entry.iter().position(|byte| *byte == b'\n')?;
+        let header: Header = serde_json::from_slice(&entry[..line]).ok()?;
+        let value = entry.slice(line + 1..);
+        let mac = hex::decode(&header.mac).ok()?;
+        self.seal(code, &header, &value).verify_slice(&mac).ok()?;
+        let is_over = |at| at <= now.as_microsecond();
+        if header.expires_at_us.is_some_and(is_over) {
+            return None;
         }
-        written
+        Some(Value {
+            content_type: header.content_type,
+            bytes: value,
+        })
     }
 }
 
-/// Reads the key of the cache, or makes it. Of two that make it at once, the first one's counts.
-fn secret(dir: &Dir) -> io::Result<[u8; 32]> {
+impl std::fmt::Debug for TaskCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TaskCache({})", self.place.root)
+    }
+}
+
+fn read_file(dir: &Dir, name: &str) -> io::Result<Bytes> {
+    let file = dir.open(name)?;
+    let mut bytes = Vec::new();
+    file.take(ENTRY_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(bytes.into())
+}
+
+/// Writes beside the entry and renames, so that a reader sees the old one or the new one. Not
+/// flushed: an entry that a crash takes or tears is as good as absent.
+fn write_file(dir: &Dir, name: &str, head: &[u8], value: &[u8]) -> io::Result<()> {
+    folder::make_above(dir, name)?;
+    let aside = format!("{name}.{:016x}", rand::random::<u64>());
+    let mut file = folder::create_new(dir, &aside)?;
+    let written = file
+        .write_all(head)
+        .and_then(|()| file.write_all(value))
+        .and_then(|()| dir.rename(&aside, dir, name));
+    if written.is_err() {
+        let _ = dir.remove_file(&aside);
+    }
+    written
+}
+
+fn secret_file(dir: &Dir) -> io::Result<Secret> {
     if let Err(error) = dir.symlink_metadata(KEY_FILE) {
         if error.kind() != io::ErrorKind::NotFound {
             return Err(error);
@@ -250,11 +347,33 @@ fn secret(dir: &Dir) -> io::Result<[u8; 32]> {
         made?;
         folder::sync_above(dir, KEY_FILE)?;
     }
-    let mut secret = [0; 32];
-    let text = dir.read_to_string(KEY_FILE)?;
-    hex::decode_to_slice(text.trim_end(), &mut secret)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-    Ok(secret)
+    Secret::of(&dir.read_to_string(KEY_FILE)?)
+}
+
+async fn secret_object(store: &dyn ObjectStore) -> object_store::Result<Secret> {
+    let path = ObjectPath::from(KEY_FILE);
+    let read = || async {
+        let text = store.get(&path).await?.bytes().await?;
+        let secret = Secret::of(&String::from_utf8_lossy(&text));
+        secret.map_err(|error| object_store::Error::Generic {
+            store: "waft",
+            source: Box::new(error),
+        })
+    };
+    match read().await {
+        Err(object_store::Error::NotFound { .. }) => {
+            let made = hex::encode(rand::random::<[u8; 32]>());
+            match store
+                .put_opts(&path, made.into(), PutMode::Create.into())
+                .await
+            {
+                // Who came first, and what a store without conditions kept, is read back.
+                Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => read().await,
+                Err(error) => Err(error),
+            }
+        }
+        answer => answer,
+    }
 }
 
 #[cfg(test)]
@@ -267,7 +386,7 @@ mod tests {
     use super::*;
 
     fn cache(dir: &Path) -> TaskCache {
-        TaskCache::open(&Root::local(dir).unwrap()).unwrap()
+        TaskCache::open(&Root::local(dir).unwrap(), &Access::default()).unwrap()
     }
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
@@ -307,7 +426,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_found_by_accident() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = cache(dir.path());
+        let secret = cache(dir.path()).place.secret().await.unwrap();
         let mut codes = Vec::new();
         for pairs in [
             inputs(&[]),
@@ -322,12 +441,12 @@ mod tests {
             changed[2].project = "";
             changed[3].by = CacheBy::Inputs(Digest::of(b"other"), &pairs);
             changed[4].by = CacheBy::Named("k", None);
-            codes.extend(changed[..4].iter().map(|key| cache.code(key)));
+            codes.extend(changed[..4].iter().map(|key| secret.code(key)));
             if pairs.is_empty() {
-                codes.push(cache.code(&changed[4]));
+                codes.push(secret.code(&changed[4]));
                 for map_index in [0, 1, 256] {
                     changed[4].by = CacheBy::Named("k", Some(map_index));
-                    codes.push(cache.code(&changed[4]));
+                    codes.push(secret.code(&changed[4]));
                 }
             }
         }
@@ -337,7 +456,7 @@ mod tests {
         assert_eq!(codes.len(), count);
         let swapped = inputs(&[("b", "2"), ("a", "1")]);
         let straight = inputs(&[("a", "1"), ("b", "2")]);
-        assert_eq!(cache.code(&key(&swapped)), cache.code(&key(&straight)));
+        assert_eq!(secret.code(&key(&swapped)), secret.code(&key(&straight)));
     }
 
     #[tokio::test]
@@ -349,7 +468,8 @@ mod tests {
             .put(&key(&one), &Value::json("1"), None)
             .await
             .unwrap();
-        let file = |k: &CacheKey<'_>| dir.path().join(super::key::task_entry(&cache.code(k)));
+        let secret = cache.place.secret().await.unwrap();
+        let file = |k: &CacheKey<'_>| dir.path().join(super::key::task_entry(&secret.code(k)));
         std::fs::create_dir_all(file(&key(&two)).parent().unwrap()).unwrap();
         std::fs::copy(file(&key(&one)), file(&key(&two))).unwrap();
         assert_eq!(cache.get(&key(&two), NOW).await, None);
@@ -359,17 +479,18 @@ mod tests {
         assert_eq!(cache.get(&key(&one), NOW).await, None);
     }
 
-    #[test]
-    fn the_key_is_made_once_and_for_its_owner() {
+    #[tokio::test]
+    async fn the_key_is_made_once_and_for_its_owner() {
         let dir = tempfile::tempdir().unwrap();
-        let first = cache(dir.path()).place.secret;
-        assert_eq!(cache(dir.path()).place.secret, first);
+        let first = cache(dir.path()).place.secret().await.unwrap();
+        let again = cache(dir.path()).place.secret().await.unwrap();
+        assert_eq!(again.0, first.0);
         let mode = std::fs::metadata(dir.path().join(KEY_FILE))
             .unwrap()
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o600);
         std::fs::write(dir.path().join(KEY_FILE), "short").unwrap();
-        assert!(TaskCache::open(&Root::local(dir.path()).unwrap()).is_err());
+        assert!(cache(dir.path()).place.secret().await.is_err());
     }
 }

@@ -59,6 +59,22 @@ pub(crate) fn build_settings() -> Result<Vec<(&'static str, String)>, NoGuest> {
     Ok(settings)
 }
 
+/// Returns the folder that holds the storage servers.
+pub(crate) fn servers() -> Result<PathBuf, NoGuest> {
+    if let Some(folder) = std::env::var_os("WAFT_SERVERS") {
+        return Ok(folder.into());
+    }
+    static ASKED: OnceLock<Result<Vec<(String, String)>, NoGuest>> = OnceLock::new();
+    let asked = ASKED.get_or_init(|| ask_xtask("servers")).as_ref();
+    let found = asked
+        .map_err(Clone::clone)?
+        .iter()
+        .find(|(key, _)| key == "WAFT_SERVERS");
+    found
+        .map(|(_, value)| value.into())
+        .ok_or_else(|| NoGuest("cargo xtask servers does not set `WAFT_SERVERS`".to_owned()))
+}
+
 /// Looks a setting up in the environment, else among those that `cargo xtask guests` prints.
 fn setting(name: &str) -> Result<String, NoGuest> {
     if std::env::var_os("WAFT_GUESTS").is_some() {
@@ -67,7 +83,7 @@ fn setting(name: &str) -> Result<String, NoGuest> {
     }
     static SETTINGS: OnceLock<Result<Vec<(String, String)>, NoGuest>> = OnceLock::new();
     let settings = SETTINGS
-        .get_or_init(ask_xtask)
+        .get_or_init(|| ask_xtask("guests"))
         .as_ref()
         .map_err(Clone::clone)?;
     let found = settings.iter().find(|(key, _)| key == name);
@@ -76,15 +92,15 @@ fn setting(name: &str) -> Result<String, NoGuest> {
         .ok_or_else(|| NoGuest(format!("cargo xtask guests does not set `{name}`")))
 }
 
-fn ask_xtask() -> Result<Vec<(String, String)>, NoGuest> {
+fn ask_xtask(what: &str) -> Result<Vec<(String, String)>, NoGuest> {
     let broken = |why: String| {
         NoGuest(format!(
-            "guests were not compiled: {why}\nhint: cargo xtask guests"
+            "the {what} are not there: {why}\nhint: cargo xtask {what}"
         ))
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args(["xtask", "guests"])
+        .args(["xtask", what])
         .current_dir(repository())
         .output();
     let output = output.map_err(|error| broken(error.to_string()))?;

@@ -1,8 +1,10 @@
 //! What the tests build on. Nothing here asserts anything about the product by itself.
 
+pub(crate) mod faults;
 pub(crate) mod guests;
 pub(crate) mod local;
 pub(crate) mod program;
+pub(crate) mod servers;
 pub(crate) mod transcript;
 pub(crate) mod witness;
 pub(crate) mod world;

@@ -27,6 +27,7 @@ pub(crate) struct Processes {
     witness: Witness,
     listen: SocketAddr,
     lease: String,
+    token: String,
     server: Option<Process>,
     folder: TempDir,
 }
@@ -47,6 +48,7 @@ impl Processes {
             },
             listen,
             lease: format!("{}s", lease.as_secs()),
+            token: String::new(),
             server: None,
             folder,
         };
@@ -54,6 +56,7 @@ impl Processes {
         let token = all.waft(["server", "token"]).output().unwrap();
         assert!(token.status.success(), "{token:?}");
         let token = String::from_utf8(token.stdout).unwrap().trim().to_owned();
+        all.token.clone_from(&token);
         all.witness.client = Client::new(all.client.url(), Some(token)).unwrap();
         let project = NewProject {
             name: PROJECT.to_owned(),
@@ -121,13 +124,24 @@ impl Processes {
         self.out().join("log")
     }
 
-    fn out(&self) -> PathBuf {
+    /// Returns the folder that guests may write as `/out`.
+    pub(crate) fn out(&self) -> PathBuf {
         self.folder.path().join("out")
     }
 
     /// Returns the folder that guests may read as `/data`.
     pub(crate) fn data(&self) -> PathBuf {
         self.folder.path().join("data")
+    }
+
+    /// Returns the folder in which everything of this world lies.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Returns the token of the first user.
+    pub(crate) fn token(&self) -> &str {
+        &self.token
     }
 
     fn home(&self) -> PathBuf {
@@ -155,7 +169,8 @@ impl std::ops::Deref for Processes {
 }
 
 impl Process {
-    fn spawn(command: &mut Command) -> Self {
+    /// Starts a process.
+    pub(crate) fn spawn(command: &mut Command) -> Self {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         Self(child.unwrap())
     }
@@ -253,7 +268,8 @@ pub(crate) async fn line_with(file: &Path, words: &str) {
     patient(&format!("`{words}` in {}", file.display()), written).await;
 }
 
-fn free_port() -> SocketAddr {
+/// Returns an address of this machine that nobody listens on.
+pub(crate) fn free_port() -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     listener.local_addr().unwrap()
 }

@@ -8,10 +8,11 @@ use jiff::Timestamp;
 use serde_json::Value as Json;
 
 use waft::client::{Client, ClientError};
+use waft::config::Access;
 use waft::model::id::FlowRunId;
 use waft::model::run::{TaskRun, TaskRunKey};
 use waft::model::state::State;
-use waft::storage::Results;
+use waft::storage::{Results, Root};
 use waft::wire::{FlowRun, ListQuery, LogQuery, NewFlowRun, Transition, WatchQuery};
 
 /// Real time after which a story that waits is stuck.
@@ -81,6 +82,24 @@ impl Witness {
         run
     }
 
+    /// Waits until an agent of that name polls.
+    pub(crate) async fn until_polling(&self, name: &str) {
+        let polls = async {
+            loop {
+                let agents = self.client.list_agents(&full_page()).await.unwrap().items;
+                if agents
+                    .iter()
+                    .any(|agent| agent.name == name && agent.is_polling)
+                {
+                    return;
+                }
+                // Nobody can watch agents.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        patient(&format!("agent `{name}` to poll"), polls).await;
+    }
+
     /// Waits until there is a run that is due at an instant.
     pub(crate) async fn due_at(&self, at: Timestamp) -> FlowRunId {
         let made = async {
@@ -120,7 +139,12 @@ impl Witness {
     /// Reads the result of a run where it is kept.
     pub(crate) fn result(&self, run: &FlowRun) -> Json {
         let reference = run.result.as_ref().expect("the run has a result");
-        let value = Results::look_up(reference).unwrap();
+        let access = Access::default();
+        let (_, host) = Root::of_name(&reference.root).unwrap();
+        let host = host.unwrap_or_default();
+        let found = Results::look_up(reference, &host, &access);
+        let handle = tokio::runtime::Handle::current();
+        let value = tokio::task::block_in_place(|| handle.block_on(found)).unwrap();
         serde_json::from_slice(&value.bytes).unwrap()
     }
 

@@ -16,13 +16,15 @@ use tempfile::TempDir;
 use waft::agent::{Agent, AgentSettings, Running};
 use waft::client::Client;
 use waft::clock::{Clock, TestClock};
+use waft::config::Access;
 use waft::model::artifact::Digest;
 use waft::model::label::Labels;
-use waft::model::limit::Limits;
+use waft::model::limit::{ARTIFACT_BYTES_MAX, Limits};
 use waft::sandbox::{Allowed, Compiler, Powers, Sandbox, Settings};
+use waft::server::duty::cleaner;
 use waft::server::duty::rescuer::rescue;
 use waft::server::{self, ServerSettings};
-use waft::storage::{Root, Storage};
+use waft::storage::{ArtifactCache, Root, Storage};
 use waft::wire::{ListQuery, Location, NewProject, Registration};
 
 use super::guests::guest;
@@ -71,6 +73,7 @@ impl World {
             db: folder.path().join("waft.db"),
             lease: LEASE,
             hosts: Vec::new(),
+            results_keep: server::RESULTS_KEEP,
             clock: clock.clone(),
         };
         let server = server::start(settings).await.unwrap();
@@ -134,6 +137,17 @@ impl World {
         }
     }
 
+    /// Lets the cleaner look once.
+    pub(crate) async fn cleaner(&self) {
+        let server = self.server.as_ref().expect("the server is up");
+        cleaner::doom(&server.app).await.unwrap();
+    }
+
+    /// Returns the `WAFT_HOME` of the agents.
+    pub(crate) fn home(&self) -> PathBuf {
+        self.folder.path().join("home")
+    }
+
     /// Returns where the agents keep artifacts, if a story asks for no other place.
     pub(crate) fn root(&self) -> Root {
         Root::local(&self.folder.path().join("flows")).unwrap()
@@ -170,7 +184,7 @@ impl World {
 
     /// Returns what an agent is started with.
     pub(crate) fn agent_settings(&self, name: &str) -> AgentSettings {
-        let home = self.folder.path().join("home");
+        let home = self.home();
         let dir = format!("{}::/out:rw", self.out().display());
         let allowed = Allowed {
             dirs: vec![dir.parse().unwrap()],
@@ -184,12 +198,15 @@ impl World {
             has_auto_labels: true,
             roots: vec![self.root()],
             results: Root::local(&home.join("results")).unwrap(),
+            access: Access::default(),
+            artifact_max: ARTIFACT_BYTES_MAX,
             projects: None,
             slots: SLOTS,
             parallel: 2,
             powers: Arc::new(Powers::new(allowed, &home).unwrap()),
             ceiling: Limits::CEILING,
             home,
+            artifact_cache_max: ArtifactCache::BYTES_MAX,
             sandbox: sandbox().clone(),
             clock: self.clock.clone(),
             is_once: false,
@@ -310,8 +327,11 @@ pub(crate) async fn registration(name: &str, root: &Root) -> Registration {
     let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
     let prepared = sandbox().prepare(digest, &file).await.unwrap();
     let described = sandbox().describe(&prepared).await.unwrap();
-    let storage = Storage::open(root).unwrap();
-    let key = storage.put_artifact(&file, digest, size).await.unwrap();
+    let storage = Storage::open(root, &Access::default()).unwrap();
+    let key = storage
+        .put_artifact(&file, digest, size, name)
+        .await
+        .unwrap();
     Registration {
         definition: described.definition,
         artifact: digest,

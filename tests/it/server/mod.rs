@@ -5,6 +5,7 @@ mod api;
 mod claims;
 mod life;
 mod port;
+mod retention;
 mod schedules;
 
 use std::collections::BTreeMap;
@@ -312,6 +313,7 @@ async fn open(folder: &std::path::Path, clock: Clock) -> (App, Option<String>) {
         db: folder.join("waft.db"),
         lease: LEASE,
         hosts: Vec::new(),
+        results_keep: server::RESULTS_KEEP,
         clock,
     };
     server::open(&settings).await.unwrap()

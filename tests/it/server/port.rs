@@ -10,6 +10,7 @@ fn settings(folder: &tempfile::TempDir) -> ServerSettings {
         db: folder.path().join("waft.db"),
         lease: LEASE,
         hosts: Vec::new(),
+        results_keep: server::RESULTS_KEEP,
         clock: Clock::default(),
     }
 }

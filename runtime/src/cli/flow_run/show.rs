@@ -14,9 +14,12 @@ pub(super) async fn run(client: &Client, id: FlowRunId, call: &Call) -> Done {
     let tasks: Vec<_> = tasks.into_iter().map(ShownTask::from).collect();
     let cards = client.cards(id).await?.items;
     if call.output.is_json() {
-        return call.output.json(&watch::as_json(&run, tasks, cards)?);
+        return call
+            .output
+            .json(&watch::as_json(&run, tasks, cards, call).await?);
     }
-    about(&run)
+    about(&run, call)
+        .await
         .iter()
         .try_for_each(|(name, what)| call.output.line(format_args!("{name:<11} {what}")))?;
     task_table(&call.output, &tasks)?;
@@ -25,7 +28,7 @@ pub(super) async fn run(client: &Client, id: FlowRunId, call: &Call) -> Done {
         .try_for_each(|card| call.output.line(card_text(card)))
 }
 
-fn about(run: &FlowRun) -> Vec<(&'static str, String)> {
+async fn about(run: &FlowRun, call: &Call) -> Vec<(&'static str, String)> {
     let labels: Vec<_> = run.labels.iter().map(str::to_owned).collect();
     let state = [
         run.state.to_string(),
@@ -55,7 +58,7 @@ fn about(run: &FlowRun) -> Vec<(&'static str, String)> {
     if let Some(reference) = &run.result {
         lines.push((
             "result",
-            match resolve(reference) {
+            match resolve(reference, run, call).await {
                 Ok(value) => String::from_utf8_lossy(&value.bytes).into_owned(),
                 Err(why) => format!("out of reach: {why}"),
             },

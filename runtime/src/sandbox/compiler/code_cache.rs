@@ -4,11 +4,12 @@
 //! belongs to this user alone, every file is checked against the sha256 beside it, and a link is
 //! never followed. What does not fit is thrown away and compiled again, silently but for a line in
 //! the agent's log. Refusals are kept here too, so that ten thousand runs do not start a bomb each.
+//! Several processes may share the folder; what is used longest ago goes when it grows too large.
 
 use std::fs::File;
 use std::hash::{Hash, Hasher};
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{ErrorKind, Read, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -20,6 +21,7 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::{Budget, Failure, Refusal};
+use crate::bounded::{BoundedFolder, Part};
 use crate::clock::Clock;
 use crate::model::artifact::Digest;
 use crate::sandbox::{engine as engines, grant};
@@ -27,13 +29,11 @@ use crate::sandbox::{engine as engines, grant};
 /// How long a refusal stands: long enough to stop a storm, short enough for a busy machine that was
 /// too slow once.
 const REFUSAL_KEPT: Duration = Duration::from_secs(10 * 60);
-/// Drafts older than this were left by a process that died.
-const DRAFT_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The folder of compiled code.
 pub(super) struct CodeCache {
     dir: Dir,
-    path: PathBuf,
+    folder: BoundedFolder,
     /// Stands for the engine's version and settings, and for this CPU.
     engine: [u8; 32],
     clock: Clock,
@@ -67,27 +67,32 @@ impl Hasher for Sha {
 
 impl CodeCache {
     /// Opens the folder, made if need be, and makes sure that it is this user's alone.
-    pub(super) fn open(path: &Path, engine: &Engine, clock: Clock) -> anyhow::Result<Self> {
+    ///
+    /// It keeps so many bytes, and code that is larger by itself until other code comes.
+    pub(super) fn open(
+        path: &Path,
+        bytes_max: u64,
+        engine: &Engine,
+        clock: Clock,
+    ) -> anyhow::Result<Self> {
         let dir = grant::open_own_dir(path)
             .with_context(|| format!("opening the folder of compiled code `{}`", path.display()))?;
         let mut sha = Sha(Sha256::new());
         engine.precompile_compatibility_hash().hash(&mut sha);
         env!("CARGO_PKG_VERSION").hash(&mut sha);
-        let cache = Self {
+        let folder = folder(path, bytes_max, clock.clone());
+        folder.tidy(None);
+        Ok(Self {
             dir,
-            path: path.to_owned(),
+            folder,
             engine: sha.0.finalize().into(),
             clock,
-        };
-        cache.sweep();
-        Ok(cache)
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+        })
     }
 
     /// Loads the code of an artifact; nothing if there is none that can be trusted.
+    ///
+    /// Another process may take it away at any moment. Once it is loaded that changes nothing.
     ///
     /// Fails for code that can be trusted and that the engine does not take: it would not take it
     /// either if it were compiled again, so it stays where it is.
@@ -96,44 +101,65 @@ impl CodeCache {
         digest: Digest,
         engine: &Engine,
     ) -> Result<Option<Component>, Failure> {
-        let name = self.name(digest, "cwasm");
-        // Absent is the usual case.
-        if self.dir.symlink_metadata(&name).is_err() {
-            return Ok(None);
-        }
-        if let Err(why) = self.check(digest) {
-            tracing::warn!("compiled code of {digest} is made anew: {why:#}");
-            for kind in ["cwasm", "sha256"] {
-                let _ = self.dir.remove_file(self.name(digest, kind));
-            }
-            return Ok(None);
-        }
-        // SAFETY: the bytes were written by `keep` of this program for this very engine (the
-        // name holds the hash of version, settings and CPU), lie in a folder that only this
-        // user can write to, are no link, and have the sha256 that was written with them.
-        #[expect(unsafe_code, reason = "loading checked code is what this file is for")]
-        let component = unsafe { Component::deserialize_file(engine, self.path.join(&name)) };
-        component.map(Some).map_err(|error| {
-            let is_ours = error
-                .chain()
-                .any(<dyn std::error::Error>::is::<std::io::Error>);
-            let error = engines::trouble(&error);
-            match is_ours {
-                true => Failure::Host(error.context("loading compiled code")),
-                false => {
-                    Refusal::budget(format!("it needs more than this agent has: {error:#}")).into()
+        let file = match self.check(digest) {
+            Ok(file) => file,
+            // Absent is the usual case.
+            Err(why) if is_absent(why.chain()) => return Ok(None),
+            Err(why) => {
+                tracing::warn!("compiled code of {digest} is made anew: {why:#}");
+                for kind in ["cwasm", "sha256"] {
+                    let _ = self.dir.remove_file(self.name(digest, kind));
                 }
+                return Ok(None);
+            }
+        };
+        let component = self.map(&self.name(digest, "cwasm"), engine)?;
+        // Whose use is not noted only goes the sooner.
+        let _ = self.folder.used(&file);
+        Ok(component)
+    }
+
+    /// Notes that code is used, by whoever has loaded it before.
+    pub(super) fn touch(&self, digest: Digest) {
+        if let Ok(file) = self.dir.open(self.name(digest, "cwasm")) {
+            let _ = self.folder.used(&file.into_std());
+        }
+    }
+
+    /// Maps code that can be trusted; nothing if it went after it was checked.
+    fn map(&self, name: &str, engine: &Engine) -> Result<Option<Component>, Failure> {
+        let path = self.folder.path().join(name);
+        // SAFETY: the bytes were written by this program for this very engine (the name holds the
+        // hash of version, settings and CPU), and lie in a folder that only this user can write to.
+        // They are a draft that was just completed, or were kept, are no link, and have the sha256
+        // that was written with them.
+        #[expect(unsafe_code, reason = "loading checked code is what this file is for")]
+        let component = unsafe { Component::deserialize_file(engine, path) };
+        let error = match component {
+            Ok(component) => return Ok(Some(component)),
+            Err(error) if is_absent(error.chain()) => return Ok(None),
+            Err(error) => error,
+        };
+        let is_ours = error
+            .chain()
+            .any(<dyn std::error::Error>::is::<std::io::Error>);
+        let error = engines::trouble(&error);
+        Err(match is_ours {
+            true => Failure::Host(error.context("loading compiled code")),
+            false => {
+                Refusal::budget(format!("it needs more than this agent has: {error:#}")).into()
             }
         })
     }
 
-    fn check(&self, digest: Digest) -> anyhow::Result<()> {
+    fn check(&self, digest: Digest) -> anyhow::Result<File> {
         let name = self.name(digest, "cwasm");
         grant::check_own_file(&self.dir, &name)?;
         let expected = self.dir.read_to_string(self.name(digest, "sha256"))?;
-        let found = sha256(&mut self.dir.open(&name)?)?;
+        let mut file = self.dir.open(&name)?;
+        let found = sha256(&mut file)?;
         anyhow::ensure!(expected == found, "its checksum does not fit");
-        Ok(())
+        Ok(file.into_std())
     }
 
     /// Opens a file to write code to.
@@ -145,9 +171,27 @@ impl CodeCache {
         Ok(Draft { dir, name })
     }
 
-    /// Takes a draft that is complete into the cache.
-    pub(super) fn keep(&self, digest: Digest, draft: Draft) -> anyhow::Result<()> {
-        let sum = sha256(&mut self.dir.open(&draft.name)?)?;
+    /// Takes a draft that is complete into the cache, makes room for it, and loads it.
+    ///
+    /// It is loaded before it has its name, as long as no other process takes it away. Fails as
+    /// [`CodeCache::load`] does, and then it is kept nevertheless.
+    pub(super) fn keep(
+        &self,
+        digest: Digest,
+        draft: Draft,
+        engine: &Engine,
+    ) -> Result<Component, Failure> {
+        let component = self.map(&draft.name, engine);
+        self.place(digest, draft).map_err(Failure::Host)?;
+        self.folder.tidy(Some(&self.key(digest)));
+        let lost = || Failure::Host(anyhow::anyhow!("the draft of compiled code vanished"));
+        component?.ok_or_else(lost)
+    }
+
+    fn place(&self, digest: Digest, draft: Draft) -> anyhow::Result<()> {
+        let mut code = self.dir.open(&draft.name)?;
+        let sum = sha256(&mut code)?;
+        self.folder.used(&code.into_std())?;
         let beside = Draft {
             dir: self.dir.try_clone()?,
             name: format!("{}.sum", draft.name),
@@ -195,11 +239,12 @@ impl CodeCache {
         let _ = self.dir.write(self.refusal_name(digest, budget), text);
     }
 
+    fn key(&self, digest: Digest) -> String {
+        format!("{}-{}", digest.to_hex(), hex::encode(self.engine))
+    }
+
     fn name(&self, digest: Digest, kind: &str) -> String {
-        let mut sha = Sha256::new();
-        sha.update(digest.as_bytes());
-        sha.update(self.engine);
-        format!("{}.{kind}", hex::encode(sha.finalize()))
+        format!("{}.{kind}", self.key(digest))
     }
 
     /// A refusal under one budget says nothing about another.
@@ -208,28 +253,6 @@ impl CodeCache {
         budget.hash(&mut sha);
         let budget = hex::encode(&sha.0.finalize()[..8]);
         self.name(digest, &format!("{budget}.refused"))
-    }
-
-    fn sweep(&self) {
-        let Ok(entries) = self.dir.entries() else {
-            return;
-        };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let is_draft = name.to_str().is_some_and(|name| name.contains(".draft"));
-            if is_draft && self.is_old(&entry) {
-                let _ = self.dir.remove_file(&name);
-            }
-        }
-    }
-
-    fn is_old(&self, entry: &cap_std::fs::DirEntry) -> bool {
-        let modified = entry.metadata().and_then(|found| found.modified());
-        let Ok(Ok(modified)) = modified.map(|time| Timestamp::try_from(time.into_std())) else {
-            return false;
-        };
-        let age = self.clock.now().duration_since(modified);
-        age > jiff::SignedDuration::try_from(DRAFT_KEPT).unwrap_or(jiff::SignedDuration::MAX)
     }
 }
 
@@ -251,6 +274,29 @@ impl Drop for Draft {
     }
 }
 
+/// Names the folder of such a cache, to list or to clear it.
+pub(crate) fn folder(path: &Path, bytes_max: u64, clock: Clock) -> BoundedFolder {
+    BoundedFolder::new(path, bytes_max, part_of, clock)
+}
+
+fn part_of(name: &str) -> Option<Part<'_>> {
+    let (key, kind) = name.split_once('.')?;
+    match kind {
+        "cwasm" => Some(Part::Main(key)),
+        "sha256" => Some(Part::Beside(key)),
+        _ if kind.ends_with(".refused") => Some(Part::Beside(key)),
+        _ if kind.contains(".draft") => Some(Part::Draft),
+        _ => None,
+    }
+}
+
+fn is_absent<'a>(mut causes: impl Iterator<Item = &'a (dyn std::error::Error + 'static)>) -> bool {
+    causes.any(|cause| {
+        let cause = cause.downcast_ref::<std::io::Error>();
+        cause.is_some_and(|cause| cause.kind() == ErrorKind::NotFound)
+    })
+}
+
 fn sha256(file: &mut cap_std::fs::File) -> std::io::Result<String> {
     let mut sha = Sha256::new();
     let mut buffer = vec![0; 256 * 1024];
@@ -264,9 +310,11 @@ fn sha256(file: &mut cap_std::fs::File) -> std::io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
     use std::sync::atomic::{AtomicU8, Ordering};
 
     use super::*;
+    use crate::bounded::BYTES_MAX;
     use crate::clock::TestClock;
     use crate::sandbox::engine;
 
@@ -284,7 +332,7 @@ mod tests {
         let engine = engine::on_demand().unwrap();
         let (clock, time) = Clock::test(Timestamp::UNIX_EPOCH);
         let path = folder.path().join("code");
-        let cache = CodeCache::open(&path, &engine, clock).unwrap();
+        let cache = CodeCache::open(&path, BYTES_MAX, &engine, clock).unwrap();
         Fixture {
             engine,
             cache,
@@ -295,16 +343,20 @@ mod tests {
 
     impl Fixture {
         fn fill(&self) {
+            self.fill_as(&self.cache, DIGEST);
+        }
+
+        fn fill_as(&self, cache: &CodeCache, digest: Digest) -> Component {
             let bytes = wat::parse_str("(component)").unwrap();
-            let draft = self.cache.draft(DIGEST).unwrap();
-            draft
-                .write(&self.engine.precompile_component(&bytes).unwrap())
-                .unwrap();
-            self.cache.keep(DIGEST, draft).unwrap();
+            let code = self.engine.precompile_component(&bytes).unwrap();
+            let draft = cache.draft(digest).unwrap();
+            draft.write(&code).unwrap();
+            cache.keep(digest, draft, &self.engine).unwrap()
         }
 
         fn path(&self, kind: &str) -> PathBuf {
-            self.cache.path().join(self.cache.name(DIGEST, kind))
+            let folder = self.cache.folder.path();
+            folder.join(self.cache.name(DIGEST, kind))
         }
 
         fn is_loaded(&self) -> bool {
@@ -347,7 +399,7 @@ mod tests {
                 round.store(now, Ordering::Release);
                 let draft = cache.draft(digest(now)).unwrap();
                 draft.write(&code).unwrap();
-                cache.keep(digest(now), draft).unwrap();
+                cache.keep(digest(now), draft, &engine).unwrap();
                 let is_loaded = cache.load(digest(now), &engine).unwrap().is_some();
                 if !is_loaded {
                     round.store(u8::MAX, Ordering::Release);
@@ -371,11 +423,11 @@ mod tests {
             .unwrap();
         let pooled = engine::pooled(2).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let cache =
-            CodeCache::open(&folder.path().join("code"), &pooled, Clock::default()).unwrap();
+        let path = folder.path().join("code");
+        let cache = CodeCache::open(&path, BYTES_MAX, &pooled, Clock::default()).unwrap();
         let draft = cache.draft(DIGEST).unwrap();
         draft.write(&code).unwrap();
-        cache.keep(DIGEST, draft).unwrap();
+        cache.keep(DIGEST, draft, &pooled).unwrap();
         let component = cache.load(DIGEST, &pooled).unwrap().unwrap();
         let mut store = wasmtime::Store::new(&pooled, ());
         store.set_epoch_deadline(1_000_000);
@@ -424,13 +476,131 @@ mod tests {
         let fixture = fixture();
         fixture.fill();
         let mode = |bits| std::fs::Permissions::from_mode(bits);
-        std::fs::set_permissions(fixture.cache.path(), mode(0o777)).unwrap();
-        let open = || CodeCache::open(fixture.cache.path(), &fixture.engine, Clock::default());
+        let path = fixture.cache.folder.path();
+        std::fs::set_permissions(path, mode(0o777)).unwrap();
+        let open = || CodeCache::open(path, BYTES_MAX, &fixture.engine, Clock::default());
         assert!(open().is_err());
-        std::fs::set_permissions(fixture.cache.path(), mode(0o755)).unwrap();
+        std::fs::set_permissions(path, mode(0o755)).unwrap();
         assert!(open().is_ok());
-        let found = std::fs::metadata(fixture.cache.path()).unwrap();
+        let found = std::fs::metadata(path).unwrap();
         assert_eq!(found.permissions().mode() & 0o777, 0o700);
+    }
+
+    /// A newer engine has other names for its code, so it neither loads nor spoils that of an older
+    /// one; which goes when it is used no more.
+    #[test]
+    fn code_of_another_engine_is_made_anew_beside_it() {
+        let fixture = fixture();
+        fixture.fill();
+        let mut config = wasmtime::Config::new();
+        config.consume_fuel(true);
+        let newer = Engine::new(&config).unwrap();
+        let path = fixture.cache.folder.path();
+        let cache = CodeCache::open(path, BYTES_MAX, &newer, Clock::default()).unwrap();
+        assert!(cache.load(DIGEST, &newer).unwrap().is_none());
+        let code = newer
+            .precompile_component(&wat::parse_str("(component)").unwrap())
+            .unwrap();
+        let draft = cache.draft(DIGEST).unwrap();
+        draft.write(&code).unwrap();
+        cache.keep(DIGEST, draft, &newer).unwrap();
+        assert!(cache.load(DIGEST, &newer).unwrap().is_some());
+        assert!(fixture.is_loaded());
+        let listed = cache.folder.list().unwrap();
+        assert_eq!(
+            listed.iter().map(|it| it.digest).collect::<Vec<_>>(),
+            [DIGEST; 2]
+        );
+    }
+
+    #[test]
+    fn code_that_was_used_longest_ago_makes_room() {
+        let fixture = fixture();
+        let [old, used, new] = [1, 2, 3].map(|nth| Digest::from_bytes([nth; 32]));
+        fixture.fill_as(&fixture.cache, old);
+        let size = fixture.cache.folder.list().unwrap()[0].size;
+        let (clock, time) = Clock::test(Timestamp::UNIX_EPOCH);
+        let path = fixture.cache.folder.path();
+        let cache = CodeCache::open(path, size * 5 / 2, &fixture.engine, clock).unwrap();
+        for digest in [used, old] {
+            fixture.fill_as(&cache, digest);
+            time.pass(Duration::from_secs(1));
+        }
+        let load = |digest| cache.load(digest, &fixture.engine).unwrap();
+        assert!(load(used).is_some());
+        time.pass(Duration::from_secs(1));
+        fixture.fill_as(&cache, new);
+        assert!(load(old).is_none());
+        // The new one was kept last and is used first.
+        cache.touch(new);
+        time.pass(Duration::from_secs(1));
+        cache.touch(used);
+        let listed = cache.folder.list().unwrap();
+        assert_eq!(
+            listed.iter().map(|it| it.digest).collect::<Vec<_>>(),
+            [used, new]
+        );
+        assert_eq!(std::fs::read_dir(path).unwrap().count(), 4);
+    }
+
+    /// Whoever compiled gets the code, even if others have taken it away before anybody could read it.
+    #[test]
+    fn code_that_goes_at_once_is_usable_where_it_was_made_and_absent_elsewhere() {
+        let fixture = fixture();
+        let path = fixture.cache.folder.path();
+        let (clock, _) = Clock::test(Timestamp::UNIX_EPOCH);
+        let tiny = CodeCache::open(path, 0, &fixture.engine, clock).unwrap();
+        let component = fixture.fill_as(&tiny, DIGEST);
+        assert!(fixture.is_loaded());
+        let other = Digest::from_bytes([8; 32]);
+        fixture.fill_as(&tiny, other);
+        assert!(!fixture.is_loaded());
+        assert_eq!(fixture.cache.folder.list().unwrap().len(), 1);
+        let mut store = wasmtime::Store::new(&fixture.engine, ());
+        store.set_epoch_deadline(1_000_000);
+        let linker = wasmtime::component::Linker::new(&fixture.engine);
+        linker.instantiate(&mut store, &component).unwrap();
+    }
+
+    /// Two processes that push each other's code out never see anything but what they want or none.
+    #[test]
+    fn two_that_push_each_other_out_find_code_or_none() {
+        let fixture = fixture();
+        let path = fixture.cache.folder.path();
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let (engine, clock) = (&fixture.engine, Clock::default());
+                    let cache = CodeCache::open(path, 1, engine, clock).unwrap();
+                    for round in 0..200 {
+                        let digest = Digest::from_bytes([round % 3; 32]);
+                        if cache.load(digest, engine).unwrap().is_none() {
+                            fixture.fill_as(&cache, digest);
+                        }
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn what_killed_processes_left_is_swept_at_the_next_start() {
+        let fixture = fixture();
+        fixture.fill();
+        let left = ["0a.draft", "0a.draft.sum"].map(|kind| fixture.path(kind));
+        let refused = fixture.cache.key(Digest::from_bytes([9; 32])) + ".0a.refused";
+        let refused = fixture.cache.folder.path().join(refused);
+        for path in left.iter().chain([&refused]) {
+            std::fs::write(path, "half").unwrap();
+        }
+        let path = fixture.cache.folder.path();
+        let open = |clock| CodeCache::open(path, BYTES_MAX, &fixture.engine, clock).unwrap();
+        open(Clock::default());
+        assert!(left.iter().all(|path| path.exists()));
+        let later = Clock::default().now() + jiff::SignedDuration::from_mins(61);
+        open(Clock::test(later).0);
+        assert!(left.iter().chain([&refused]).all(|path| !path.exists()));
+        assert!(fixture.is_loaded());
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::model::artifact::Digest;
 use crate::model::limit::MIB;
 
 pub use child::child_main;
+pub(crate) use code_cache::folder as code_folder;
 
 /// Who turns components into machine code.
 #[derive(Clone, Debug)]
@@ -146,10 +147,11 @@ impl Workshop {
         engine: Engine,
         compiler: Compiler,
         budget: Budget,
-        code_cache: &Path,
+        code_cache: (&Path, u64),
         clock: Clock,
     ) -> anyhow::Result<Self> {
-        let cache = CodeCache::open(code_cache, &engine, clock)?;
+        let (folder, bytes_max) = code_cache;
+        let cache = CodeCache::open(folder, bytes_max, &engine, clock)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
             engine,
@@ -183,19 +185,16 @@ impl Workshop {
         if let Some(refusal) = self.cache.refusal(digest, &self.budget) {
             return Err(Failure::Refused(refusal).into());
         }
-        if let Err(failure) = self.compile(digest, artifact).await {
-            if let Failure::Refused(refusal) = &failure {
-                self.cache.remember(digest, &self.budget, refusal);
-            }
-            return Err(failure.into());
+        let compiled = self.compile(digest, artifact).await;
+        if let Err(Failure::Refused(refusal)) = &compiled {
+            self.cache.remember(digest, &self.budget, refusal);
         }
-        let loaded = self.load(digest).await?;
-        loaded.ok_or_else(|| {
-            let dir = self.cache.path().display();
-            SandboxError::Host(anyhow::anyhow!(
-                "compiled code vanished from `{dir}` or cannot be loaded"
-            ))
-        })
+        Ok(compiled?)
+    }
+
+    /// Notes that the code of an artifact is used. Blocks.
+    pub(crate) fn touch(&self, digest: Digest) {
+        self.cache.touch(digest);
     }
 
     async fn load(&self, digest: Digest) -> Result<Option<Component>, SandboxError> {
@@ -203,7 +202,7 @@ impl Workshop {
         Ok(blocking(move || cache.load(digest, &engine)).await??)
     }
 
-    async fn compile(&self, digest: Digest, artifact: &Path) -> Result<(), Failure> {
+    async fn compile(&self, digest: Digest, artifact: &Path) -> Result<Component, Failure> {
         let (path, budget) = (artifact.to_owned(), self.budget.clone());
         let (bytes, scanned) = blocking(move || scan::read_and_scan(&path, digest, &budget))
             .await
@@ -222,11 +221,10 @@ impl Workshop {
                 output.write(&code).map_err(Failure::Host)?;
             }
         }
-        let cache = Arc::clone(&self.cache);
-        blocking(move || cache.keep(digest, output))
+        let (cache, engine) = (Arc::clone(&self.cache), self.engine.clone());
+        blocking(move || cache.keep(digest, output, &engine))
             .await
             .map_err(into_host)?
-            .map_err(Failure::Host)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Agents: what they say to the server, and what others may know of them.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use axum::Json as Answered;
 use axum::extract::State;
@@ -18,18 +19,20 @@ use crate::server::db::memory::Memory;
 use crate::server::db::realm::Realm;
 use crate::server::db::report::{self, Reporter};
 use crate::server::db::tx::Tx;
-use crate::server::db::{DbError, agent, lease, project};
+use crate::server::db::{DbError, agent, lease, project, segment};
 use crate::server::duty::rescuer;
 use crate::server::error::{Answer, ApiError, Code};
 use crate::server::extract::{Json, Query};
 use crate::server::session::Session as AgentSession;
 use crate::wire::{
-    Agent, Claims, ErrorBody, LeaseKey, Leave, ListQuery, Listen, NewSession, Orders, PROTOCOL,
-    Page, Poll, Renewal, Renewed, ReportBatch, Reported, Session,
+    Agent, Claims, Deletions, ErrorBody, LeaseKey, Leave, ListQuery, Listen, NewSession, Orders,
+    PROTOCOL, Page, Poll, Renewal, Renewed, ReportBatch, Reported, Segment, Session,
 };
 
 /// Most slots of an agent.
 const SLOTS_MAX: u32 = 100_000;
+/// Most segments that an agent is asked to delete at one time.
+const DELETE_MAX: usize = 100;
 /// A claim that its agent does not know of so long afterwards has not reached it.
 const UNDELIVERED: SignedDuration = SignedDuration::from_secs(5);
 
@@ -220,7 +223,9 @@ pub(super) async fn listen(
             Some(at) => end.min(at),
             None => end,
         };
+        let delete = doomed_for(&app, &session).await?;
         let orders = Orders {
+            delete,
             // Also those that the agent did not name: it may have claimed them after it began to
             // listen, and this answer is what ends its wait.
             cancel: runs
@@ -229,10 +234,72 @@ pub(super) async fn listen(
                 .map(Standing::lease)
                 .collect(),
         };
-        if !orders.cancel.is_empty() || !app.wait_for(told, end).await {
+        let is_news = !orders.cancel.is_empty() || !orders.delete.is_empty();
+        if is_news || !app.wait_for(told, end).await {
             return Ok(Answered(orders));
         }
     }
+}
+
+/// Returns segments for the agent to delete, and leaves them to it for some minutes.
+async fn doomed_for(app: &App, session: &Arc<AgentSession>) -> Result<Vec<Segment>, DbError> {
+    if session.has_left() {
+        return Ok(Vec::new());
+    }
+    let now = app.clock.now();
+    let mut reader = app.db.reader().await?;
+    let roots = &session.offer.roots;
+    if (segment::doomed(&mut reader, roots, now, 1).await?).is_empty() {
+        return Ok(Vec::new());
+    }
+    drop(reader);
+    let session = session.clone();
+    app.db
+        .write(move |tx| {
+            Box::pin(async move {
+                let roots = &session.offer.roots;
+                let doomed = segment::doomed(tx, roots, now, DELETE_MAX).await?;
+                segment::asked(tx, &doomed, now).await?;
+                Ok(doomed)
+            })
+        })
+        .await
+}
+
+/// Takes note of segments that are gone, or stay for ever. Those under roots that the agent does not
+/// offer are left out: it was not asked for them.
+#[utoipa::path(post, path = "/api/agent/deletions", tag = "agent", request_body = Deletions, responses(
+    (status = 204), (status = "4XX", body = ErrorBody),
+), security(("token" = [])))]
+pub(super) async fn deletions(
+    State(app): State<App>,
+    access: Access,
+    Json(done): Json<Deletions>,
+) -> Answer<StatusCode> {
+    access.may_work()?;
+    let session = app.session(&access, done.session_id).await?;
+    if done.deleted.len() + done.kept.len() > DELETE_MAX {
+        let message = format!("more than {DELETE_MAX} segments in one call");
+        return Err(ApiError::new(Code::ValueBad, message));
+    }
+    for kept in done.kept.iter().take(1) {
+        tracing::info!(
+            agent.name = session.name,
+            segments = done.kept.len(),
+            root = kept.segment.root,
+            why = kept.why,
+            "results stay where they are"
+        );
+    }
+    let kept = done.kept.into_iter().map(|kept| kept.segment);
+    let mut over: Vec<Segment> = done.deleted.into_iter().chain(kept).collect();
+    over.retain(|segment| session.offer.roots.contains(&segment.root));
+    app.db
+        .write(move |tx| {
+            Box::pin(async move { segment::forget(tx, &over).await.map_err(ApiError::from) })
+        })
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Tells whether nothing shows that the answer with this claim reached its agent.

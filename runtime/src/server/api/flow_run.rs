@@ -73,7 +73,8 @@ pub(super) async fn create(
         && let Some(id) = made_before(&mut reader, flow.id, key, digest).await?
     {
         let made = flow_run::find(&mut reader, &app.db.memory, &access.realm, id).await?;
-        return Ok(Answered(made.ok_or_else(|| unknown(id))?.flow_run));
+        let made = made.ok_or_else(|| unknown(id))?;
+        return Ok(Answered(app.with_result_until(made.flow_run)));
     }
     if flow.is_archived {
         return Err(archived(&flow.name));
@@ -255,6 +256,8 @@ pub(super) async fn list(
     };
     let mut items = flow_run::list(&mut reader, &app.db.memory, &filter).await?;
     let next = super::next_of(&mut items, limit, |last| last.id.to_string());
+    let items = items.into_iter().map(|run| app.with_result_until(run));
+    let items = items.collect();
     Ok(Answered(Page { items, next }))
 }
 
@@ -279,7 +282,7 @@ pub(super) async fn show(
         drop(reader);
         let is_new = query.after.is_none_or(|after| run.transition > after);
         if is_new || run.state.is_over() || !app.wait_for(told, end).await {
-            return Ok(Answered(run));
+            return Ok(Answered(app.with_result_until(run)));
         }
     }
 }

@@ -72,6 +72,7 @@ pub(super) fn routes() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(agent::open_session))
         .routes(routes!(agent::listen))
         .routes(routes!(agent::renew))
+        .routes(routes!(agent::deletions))
         .layer(limited(NEW_RUN_BYTES_MAX));
     let registrations = OpenApiRouter::new()
         .routes(routes!(flow::register))

@@ -550,6 +550,7 @@ async fn listed(tx: &mut Tx, memory: &Memory, row: &Row) -> Result<FlowRun, DbEr
         claims: row.get(12)?,
         agent: row.get(13)?,
         result: result.map(|Json(result)| result),
+        result_until: None,
         transition: row.get(15)?,
         clock: row.get(16)?,
     })

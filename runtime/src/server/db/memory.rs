@@ -1,13 +1,15 @@
-//! Rows that never change once they are committed, kept in memory.
+//! Rows that never change once they are committed, kept in memory; and what was written a moment ago.
 //!
 //! A version of a flow is never changed and a requirement is interned, so both can be remembered by
 //! every replica without being told of anything. What may change (which version is the current one,
-//! where bytes lie) is not here.
+//! where bytes lie) is not here. When segments were used is here only so that it is not written often.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::{SignedDuration, Timestamp};
 
 use super::tx::Tx;
 use super::{DbError, flow_version, requirement};
@@ -29,6 +31,8 @@ struct Rows {
     requirements: Mutex<HashMap<i64, Arc<Requirement>>>,
     /// The requirements that were read since the writer's closure of this moment began.
     fresh: Mutex<Vec<i64>>,
+    /// When segments were last noted as used, by root and key.
+    used: Mutex<HashMap<String, HashMap<String, Timestamp>>>,
     undone: AtomicU64,
 }
 
@@ -62,6 +66,28 @@ impl Memory {
         Ok(remember(&self.0.requirements, id, read))
     }
 
+    /// Tells whether a segment was noted as used less than so long ago.
+    pub(super) fn is_used(
+        &self,
+        root: &str,
+        key: &str,
+        now: Timestamp,
+        lag: SignedDuration,
+    ) -> bool {
+        let used = locked(&self.0.used);
+        let at = used.get(root).and_then(|keys| keys.get(key));
+        at.is_some_and(|at| now.duration_since(*at).abs() < lag)
+    }
+
+    /// Notes when a segment is used.
+    pub(super) fn remember_use(&self, root: String, key: String, now: Timestamp) {
+        let mut used = locked(&self.0.used);
+        if used.values().map(HashMap::len).sum::<usize>() >= ROWS_MAX {
+            used.clear();
+        }
+        used.entry(root).or_default().insert(key, now);
+    }
+
     /// Returns how often everything was forgotten. Whoever keeps something under the number of a
     /// requirement forgets it too when this has changed: the number may come again for another.
     pub(crate) fn undone(&self) -> u64 {
@@ -88,6 +114,7 @@ impl Memory {
         self.0.undone.fetch_add(1, Ordering::Relaxed);
         locked(&self.0.versions).clear();
         locked(&self.0.requirements).clear();
+        locked(&self.0.used).clear();
     }
 }
 

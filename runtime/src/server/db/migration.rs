@@ -26,6 +26,11 @@ const ALL: &[(i64, &str, &str)] = &[
         "left out",
         include_str!("../../../migrations/sqlite/0002_left_out.sql"),
     ),
+    (
+        3,
+        "segment",
+        include_str!("../../../migrations/sqlite/0003_segment.sql"),
+    ),
 ];
 
 /// Brings a database up to date.

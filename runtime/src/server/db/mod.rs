@@ -21,6 +21,7 @@ pub mod realm;
 pub mod report;
 pub mod requirement;
 pub mod schedule;
+pub mod segment;
 pub mod task_run;
 pub mod token;
 pub mod transition;

@@ -14,6 +14,7 @@ use super::flow_run::{self, Move, Standing};
 use super::flow_version::Version;
 use super::lease::Tenure;
 use super::memory::Memory;
+use super::segment::{self, Used};
 use super::task_run::{self, Kept, Key};
 use super::tx::{Arg, Tx};
 use super::{DbError, card, log_line};
@@ -71,6 +72,7 @@ struct Sheet<'a> {
     changed_tasks: BTreeSet<Key>,
     lines: Vec<Vec<Arg>>,
     cards: Vec<Vec<Arg>>,
+    used: Used,
     released: BTreeSet<FlowRunId>,
     delivered: BTreeSet<FlowRunId>,
     lost: HashSet<LeaseKey>,
@@ -137,6 +139,7 @@ impl<'a> Sheet<'a> {
             changed_tasks: BTreeSet::new(),
             lines: Vec::new(),
             cards: Vec::new(),
+            used: Used::default(),
             released: BTreeSet::new(),
             delivered: BTreeSet::new(),
             lost: HashSet::new(),
@@ -217,8 +220,9 @@ impl<'a> Sheet<'a> {
         if stepped.is_err() {
             return false;
         }
-        if moved.result.is_some() {
-            run.result = moved.result;
+        if let Some(result) = moved.result {
+            self.used.note(&result);
+            run.result = Some(result);
         }
         if run.state == State::Scheduled {
             self.released.insert(id);
@@ -275,6 +279,9 @@ impl<'a> Sheet<'a> {
                 self.tasks.remove(&key);
             }
             return false;
+        }
+        if let Some(result) = &moved.result {
+            self.used.note(result);
         }
         match (was_open, task.state.is_over()) {
             (false, false) => run.open_tasks += 1,
@@ -357,6 +364,7 @@ impl<'a> Sheet<'a> {
         flow_run::apply(tx, runs).await?;
         log_line::add(tx, self.lines).await?;
         card::put(tx, self.cards).await?;
+        segment::touch(tx, memory, self.used, self.now).await?;
         self.outcome.touched = self.changed_runs.into_iter().collect();
         self.outcome.lost = self.lost.into_iter().collect();
         self.outcome.lapsed = self.lapsed.into_iter().collect();

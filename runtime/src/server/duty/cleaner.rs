@@ -1,4 +1,8 @@
-//! The cleaner: forgets agents that were not heard of for a month, and silent sessions long before.
+//! The cleaner: forgets agents that were not heard of for a month, and silent sessions long before;
+//! and dooms segments of results that nobody has used for as long as results are kept.
+//!
+//! A run that is not over needs what its tasks have returned, however long ago: its segments are
+//! spared. Agents are asked to delete the doomed when they listen (`api/agent.rs`).
 
 use std::time::Duration;
 
@@ -6,7 +10,7 @@ use jiff::SignedDuration;
 
 use super::{note, rest};
 use crate::server::app::App;
-use crate::server::db::{DbError, agent};
+use crate::server::db::{DbError, agent, segment};
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(60 * 60);
@@ -15,7 +19,11 @@ const UNSEEN: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// Cleans until the server goes down.
 pub(super) async fn keep(app: App) {
-    while rest(&app, EVERY, std::future::pending()).await {
+    loop {
+        note("cleaner", doom(&app).await);
+        if !rest(&app, EVERY, std::future::pending()).await {
+            return;
+        }
         note("cleaner", clean(&app).await);
     }
 }
@@ -32,4 +40,48 @@ pub async fn clean(app: &App) -> Result<u64, DbError> {
     app.db
         .write(move |tx| Box::pin(agent::forget_unseen(tx, since)))
         .await
+}
+
+/// Dooms the segments that nobody needs any more; answers how many.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn doom(app: &App) -> Result<u64, DbError> {
+    let now = app.clock.now();
+    // Nothing is that old where time has hardly begun.
+    let before = |since: jiff::Timestamp, by: SignedDuration| since.checked_sub(by).ok();
+    let keep = SignedDuration::try_from(app.results_keep).unwrap_or(SignedDuration::MAX);
+    let Some(old) = before(now, keep) else {
+        return Ok(0);
+    };
+    let Some(unused) = before(old, segment::LAG) else {
+        return Ok(0);
+    };
+    // A run that was made later has used all its segments later.
+    let mut reader = app.db.reader().await?;
+    let open = segment::long_open(&mut reader, old).await?;
+    for run in open {
+        let own = segment::of_run(&mut reader, run).await?;
+        app.db
+            .write(move |tx| Box::pin(async move { segment::spare(tx, &own, old, now).await }))
+            .await?;
+    }
+    drop(reader);
+    let mut count = 0;
+    loop {
+        let doomed = app
+            .db
+            .write(move |tx| Box::pin(segment::doom(tx, unused, now)));
+        let (doomed, may_be_more) = doomed.await?;
+        count += doomed;
+        if !may_be_more {
+            break;
+        }
+    }
+    if count > 0 {
+        tracing::info!(segments = count, "results were kept long enough");
+        app.sessions.listening.tell_all();
+    }
+    Ok(count)
 }

@@ -98,6 +98,7 @@ mod tests {
             db: folder.path().join("waft.db"),
             lease: Duration::from_secs(30),
             hosts: Vec::new(),
+            results_keep: server::RESULTS_KEEP,
             clock: Clock::default(),
         };
         let (app, _) = server::open(&settings).await.unwrap();

@@ -1,0 +1,154 @@
+//! Components that lie in a storage already: registered where they are, and not copied.
+
+use std::path::PathBuf;
+
+use super::failure::{Done, Failure};
+use super::progress::with_bar;
+use super::register::default_root;
+use super::{Call, Kind};
+use crate::storage::{self, Root, Storage};
+
+/// A component in a storage, and its bytes here for a look at it.
+pub(super) struct Stored {
+    /// Where it is.
+    pub(super) root: Root,
+    /// Its key under the root.
+    pub(super) key: String,
+    /// The bytes.
+    pub(super) file: tempfile::TempPath,
+}
+
+/// Tells whether a place names something in a storage rather than a file of this machine.
+pub(super) fn is_stored(place: &str) -> bool {
+    place.contains("://")
+}
+
+/// Looks a component up by its whole name, and fetches it.
+///
+/// # Errors
+///
+/// Says what the name should look like, or why the storage does not give it.
+pub(super) async fn fetch(place: &str, wanted: Option<&Root>, call: &Call) -> Done<Stored> {
+    let bad = |error: storage::BadRoot| {
+        let failure = Failure::usage(error);
+        failure
+            .or_hint("s3://bucket/flow.wasm, oci://registry/repository:tag, https://host/flow.wasm")
+    };
+    let (root, key, size) = if place.starts_with("oci://") {
+        let (root, reference) = image(place).map_err(bad)?;
+        let storage = Storage::open(&root, &call.config.access()).map_err(failure)?;
+        let found = storage.find_tag(&reference).await.map_err(failure)?;
+        (root, found.0, found.2)
+    } else {
+        let (root, key) = split(place, wanted, call).map_err(bad)?;
+        (root, key, 0)
+    };
+    if root.kind() == storage::Kind::Local {
+        let what = format!("`{place}` is a file of this machine");
+        return Err(Failure::could(what)
+            .or_hint("give its path: waft register /path/flow.wasm")
+            .of(Kind::Usage));
+    }
+    let storage = Storage::open(&root, &call.config.access()).map_err(failure)?;
+    let made = tempfile::Builder::new()
+        .prefix(super::component::COPY_PREFIX)
+        .suffix(".wasm")
+        .tempfile_in(call.config.home.folder());
+    let mut file =
+        made.map_err(|error| anyhow::Error::new(error).context("cannot make a file in the home"))?;
+    let size_max = call.config.artifact_max();
+    let download = storage.download(&key, size_max, file.as_file_mut());
+    with_bar(
+        &format!("fetching {key}"),
+        size,
+        &storage.meter(),
+        download,
+        call,
+    )
+    .await
+    .map_err(failure)?;
+    Ok(Stored {
+        root,
+        key,
+        file: file.into_temp_path(),
+    })
+}
+
+fn failure(error: storage::StorageError) -> Failure {
+    let hint = error.hint();
+    let failure = Failure::from(anyhow::Error::new(error));
+    match hint {
+        Some(hint) => failure.or_hint(hint),
+        None => failure,
+    }
+}
+
+/// Splits the name of an image into its repository and its tag or digest.
+fn image(place: &str) -> Result<(Root, String), storage::BadRoot> {
+    let name = place.rsplit('/').next().unwrap_or_default();
+    let (above, last) = place.split_at(place.len() - name.len());
+    let (repository, reference) = match (last.split_once('@'), last.split_once(':')) {
+        (Some((repository, digest)), _) => (repository, digest),
+        (None, Some((repository, tag))) => (repository, tag),
+        (None, None) => (last, "latest"),
+    };
+    Ok((
+        format!("{above}{repository}").parse()?,
+        reference.to_owned(),
+    ))
+}
+
+/// Splits the name of an object into a root that agents have and its key: the root that was asked for,
+/// else one of this configuration, else the folder that the object lies in.
+fn split(
+    place: &str,
+    wanted: Option<&Root>,
+    call: &Call,
+) -> Result<(Root, String), storage::BadRoot> {
+    let set = call.config.settings.agent.roots.iter();
+    let set = set.filter_map(|text| text.parse::<Root>().ok());
+    let known = wanted
+        .cloned()
+        .into_iter()
+        .chain(default_root(call).ok())
+        .chain(set);
+    for root in known {
+        if let Some(key) = root.key_of(place) {
+            return Ok((root, key));
+        }
+    }
+    Root::split(place)
+}
+
+impl Stored {
+    /// Returns the bytes as a place that other commands read.
+    pub(super) fn path(&self) -> PathBuf {
+        self.file.to_path_buf()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_has_a_tag_or_a_digest() {
+        let digest = format!("sha256:{}", "ab".repeat(32));
+        for (text, root, reference) in [
+            ("oci://r.example/a/b:1.2", "oci://r.example/a/b", "1.2"),
+            ("oci://localhost:5000/a", "oci://localhost:5000/a", "latest"),
+            (
+                &format!("oci://localhost:5000/a@{digest}"),
+                "oci://localhost:5000/a",
+                &digest,
+            ),
+        ] {
+            let (found, tag) = image(text).unwrap();
+            assert_eq!(
+                (found.to_string().as_str(), tag.as_str()),
+                (root, reference)
+            );
+        }
+        assert!(image("oci://r.example").is_err());
+    }
+}

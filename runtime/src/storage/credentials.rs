@@ -1,0 +1,229 @@
+//! Credentials, read from where each ecosystem keeps them. Nothing of them ever enters metadata, a log or
+//! an error.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::Root;
+use crate::config::Access;
+
+/// Says why credentials that are there cannot be used. As good as a refusal of the storage.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Unusable(String);
+
+/// What opens an S3 bucket where no variable says so: a profile of the AWS configuration.
+#[derive(Default, PartialEq, Eq)]
+pub(super) struct Profile {
+    pub(super) key_id: Option<String>,
+    pub(super) secret: Option<String>,
+    pub(super) token: Option<String>,
+    pub(super) region: Option<String>,
+    pub(super) endpoint: Option<String>,
+}
+
+impl Profile {
+    /// Reads the profile that `AWS_PROFILE` names from `~/.aws/credentials` and `~/.aws/config`.
+    ///
+    /// `object_store` knows variables, web identities and instance roles, but not these files.
+    pub(super) fn load(access: &Access) -> Self {
+        let name = access.variable("AWS_PROFILE");
+        let name = name.unwrap_or_else(|| "default".to_owned());
+        let file = |own: &str, usual: &str| {
+            let named = access.variable(own).map(PathBuf::from);
+            std::fs::read_to_string(named.or_else(|| access.at_home(usual))?).ok()
+        };
+        let keys = file("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials").unwrap_or_default();
+        let settings = file("AWS_CONFIG_FILE", ".aws/config").unwrap_or_default();
+        Self::of(&name, &keys, &settings)
+    }
+
+    fn of(name: &str, keys: &str, settings: &str) -> Self {
+        let long = format!("profile {name}");
+        let find = |key: &str| {
+            let all = [(keys, name), (settings, long.as_str()), (settings, name)];
+            all.iter()
+                .find_map(|(text, section)| ini(text, section, key))
+        };
+        Self {
+            key_id: find("aws_access_key_id"),
+            secret: find("aws_secret_access_key"),
+            token: find("aws_session_token"),
+            region: find("region"),
+            endpoint: find("endpoint_url"),
+        }
+    }
+}
+
+/// Finds a value in a file of `[section]`s with `key = value` lines.
+fn ini(text: &str, section: &str, key: &str) -> Option<String> {
+    let mut is_inside = false;
+    for line in text.lines().map(str::trim) {
+        if let Some(name) = line
+            .strip_prefix('[')
+            .and_then(|line| line.strip_suffix(']'))
+        {
+            is_inside = name.trim() == section;
+        } else if is_inside
+            && let Some((name, value)) = line.split_once('=')
+            && name.trim() == key
+        {
+            return Some(value.trim().to_owned()).filter(|value| !value.is_empty());
+        }
+    }
+    None
+}
+
+/// Reads a connection string of Azure, `Name=value;Name=value`.
+pub(super) fn connection_string(text: &str) -> BTreeMap<&str, &str> {
+    let pairs = text.split(';').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(name, value)| (name.trim(), value)).collect()
+}
+
+/// What a web server is told about who asks.
+#[derive(PartialEq, Eq)]
+pub(super) enum WebAuth {
+    Bearer(String),
+    Basic(String, String),
+}
+
+/// Finds what opens a web server: its token file, else its entry in `~/.netrc`.
+pub(super) fn web_auth(access: &Access, root: &Root) -> Result<Option<WebAuth>, Unusable> {
+    if let Some(file) = access.http_tokens.get(root.place()) {
+        let token = std::fs::read_to_string(file).map_err(|error| {
+            let what = format!(
+                "the token file `{}` cannot be read: {error}",
+                file.display()
+            );
+            Unusable(what)
+        })?;
+        return Ok(Some(WebAuth::Bearer(token.trim().to_owned())));
+    }
+    let named = access.variable("NETRC").map(PathBuf::from);
+    let file = named.or_else(|| access.at_home(".netrc"));
+    let text = file.and_then(|file| std::fs::read_to_string(file).ok());
+    let host = root.place();
+    let host = host.split_once(':').map_or(host, |(name, _)| name);
+    let found = text.and_then(|text| netrc(&text, host));
+    Ok(found.map(|(login, password)| WebAuth::Basic(login, password)))
+}
+
+/// Finds login and password of a host in the format of netrc(5).
+fn netrc(text: &str, host: &str) -> Option<(String, String)> {
+    let mut words = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .flat_map(str::split_whitespace);
+    let mut is_ours = false;
+    let (mut login, mut password) = (None, None);
+    while let Some(word) = words.next() {
+        match word {
+            "machine" | "default" => {
+                if is_ours && password.is_some() {
+                    break;
+                }
+                is_ours = word == "default" || words.next() == Some(host);
+            }
+            "login" if is_ours => login = words.next(),
+            "password" if is_ours => password = words.next(),
+            "login" | "password" | "account" => drop(words.next()),
+            _ => {}
+        }
+    }
+    Some((login?.to_owned(), password?.to_owned()))
+}
+
+/// Reads the Docker credentials of a registry, through its helper where one is configured.
+///
+/// # Errors
+///
+/// Fails if the configuration cannot be read or the helper does not answer. Having no entry is no error.
+pub(super) fn docker(
+    access: &Access,
+    registry: &str,
+) -> Result<Option<(String, String)>, Unusable> {
+    use docker_credential::{CredentialRetrievalError as Error, DockerCredential};
+
+    let folder = access.variable("DOCKER_CONFIG").map(PathBuf::from);
+    let Some(folder) = folder.or_else(|| access.at_home(".docker")) else {
+        return Ok(None);
+    };
+    let file = match std::fs::File::open(folder.join("config.json")) {
+        Ok(file) => std::io::BufReader::new(file),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            let what = format!("the Docker credential file cannot be read: {error}");
+            return Err(Unusable(what));
+        }
+    };
+
+    let refused = |what: String| Err(Unusable(what));
+    match docker_credential::get_credential_from_reader(file, registry) {
+        Ok(DockerCredential::UsernamePassword(user, password)) => Ok(Some((user, password))),
+        Ok(DockerCredential::IdentityToken(_)) => refused(format!(
+            "the Docker credentials of `{registry}` are an identity token, which waft cannot use; \
+             log in with a user name and an access token"
+        )),
+        Err(Error::NoCredentialConfigured) => Ok(None),
+        Err(Error::HelperFailure { stdout, .. }) if stdout.contains("credentials not found") => {
+            Ok(None)
+        }
+        // The helper's other words may hold what it knows, so they are not repeated.
+        Err(Error::HelperFailure { helper, .. }) => {
+            refused(format!("the credential helper `{helper}` did not answer"))
+        }
+        Err(Error::HelperCommunicationError | Error::MalformedHelperResponse) => refused(format!(
+            "the credential helper that Docker has for `{registry}` cannot be asked"
+        )),
+        Err(_) => refused("the Docker credential file cannot be understood".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_is_put_together_from_both_files() {
+        let keys = "[default]\naws_access_key_id = A\naws_secret_access_key=B=\n\n[ci]\n\
+                    aws_access_key_id = C\naws_secret_access_key = D\naws_session_token = T\n";
+        let settings = "[default]\nregion = eu-central-1\n[profile ci]\nregion = us-west-2\n\
+                        endpoint_url = http://127.0.0.1:9000\n";
+        let main = Profile::of("default", keys, settings);
+        assert_eq!(main.key_id.as_deref(), Some("A"));
+        assert_eq!(main.secret.as_deref(), Some("B="));
+        assert_eq!(main.region.as_deref(), Some("eu-central-1"));
+        assert_eq!(main.token, None);
+        let ci = Profile::of("ci", keys, settings);
+        assert_eq!(ci.key_id.as_deref(), Some("C"));
+        assert_eq!(ci.token.as_deref(), Some("T"));
+        assert_eq!(ci.region.as_deref(), Some("us-west-2"));
+        assert_eq!(ci.endpoint.as_deref(), Some("http://127.0.0.1:9000"));
+        assert!(Profile::of("none", keys, settings) == Profile::default());
+    }
+
+    #[test]
+    fn netrc_finds_the_machine_or_the_default() {
+        let text = "# machine a login x password y\nmachine a.example login ada\npassword secret\n\
+                    machine b.example password only\ndefault login any password thing\n";
+        let found = |host| netrc(text, host);
+        assert_eq!(
+            found("a.example"),
+            Some(("ada".to_owned(), "secret".to_owned()))
+        );
+        assert_eq!(
+            found("c.example"),
+            Some(("any".to_owned(), "thing".to_owned()))
+        );
+        assert_eq!(netrc("machine a.example login x", "a.example"), None);
+    }
+
+    #[test]
+    fn a_connection_string_is_taken_apart() {
+        let text = "DefaultEndpointsProtocol=http;AccountName=dev;AccountKey=a==;\
+                    BlobEndpoint=http://127.0.0.1:1/dev;";
+        let found = connection_string(text);
+        assert_eq!(found["AccountKey"], "a==");
+        assert_eq!(found["BlobEndpoint"], "http://127.0.0.1:1/dev");
+    }
+}

@@ -1,0 +1,683 @@
+//! A registry of container images as a storage: what Docker's storage is to other tools.
+//!
+//! An artifact is an image in the CNCF wasm layout: one layer, the component itself, so its digest is
+//! the artifact's own and a pull needs no tag. Everything else is an object under a tag that is made of
+//! its key. Tags are moved by nobody but who pushes; nothing here trusts one for what it names.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt as _, TryStreamExt as _};
+use object_store::path::Path;
+use object_store::{
+    Attributes, CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult,
+    MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload,
+    PutResult, Result,
+};
+use oci_client::client::{BlobResponse, ClientConfig, ClientProtocol};
+use oci_client::errors::{OciDistributionError, OciErrorCode};
+use oci_client::manifest::{OCI_IMAGE_MEDIA_TYPE, OciDescriptor, OciImageManifest, OciManifest};
+use oci_client::secrets::RegistryAuth;
+use oci_client::{Client, Reference};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+
+use super::credentials::Unusable;
+use super::wire::{CONNECT, SILENCE};
+use super::{Meter, Root, credentials, key};
+use crate::config::Access;
+use crate::model::artifact::Digest;
+
+/// The config of a wasm artifact (CNCF TAG Runtime, "OCI artifact layout for wasm").
+const WASM_CONFIG: &str = "application/vnd.wasm.config.v0+json";
+/// Its layer.
+const WASM_LAYER: &str = "application/wasm";
+/// Layers of tools that came before that layout.
+const LEGACY_LAYERS: [&str; 2] = [
+    "application/vnd.wasm.content.layer.v1+wasm",
+    "application/vnd.module.wasm.content.layer.v1+wasm",
+];
+/// The layer of an object that is no component.
+const OBJECT_LAYER: &str = "application/octet-stream";
+/// What an object that is no component has for a config: the empty descriptor of the OCI image spec.
+const EMPTY_CONFIG: &str = "application/vnd.oci.empty.v1+json";
+/// Times that something is pushed before a refusal counts.
+const PUSHES: u32 = 4;
+/// How long is waited before the next push, times those before.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+/// The annotation that names a thing for people.
+pub(super) const TITLE: &str = "org.opencontainers.image.title";
+/// Most bytes of a manifest that are looked at; registries take no more than 4 MiB.
+const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// One repository of a registry. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Registry {
+    client: Client,
+    auth: Arc<RegistryAuth>,
+    host: String,
+    repository: String,
+    meter: Meter,
+}
+
+/// An artifact that somebody pushed under a tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tagged {
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+}
+
+impl Registry {
+    /// Opens a repository with the Docker credentials of its registry. Nothing is called yet.
+    pub(super) fn open(
+        root: &Root,
+        access: &Access,
+        meter: &Meter,
+    ) -> std::result::Result<Self, Unusable> {
+        let auth = match credentials::docker(access, root.place())? {
+            Some((user, password)) => RegistryAuth::Basic(user, password),
+            None => RegistryAuth::Anonymous,
+        };
+        let protocol = match root.is_plain_text() {
+            true => ClientProtocol::Http,
+            false => ClientProtocol::Https,
+        };
+        crate::tls::install();
+        let client = Client::new(ClientConfig {
+            protocol,
+            use_monolithic_push: true,
+            connect_timeout: Some(CONNECT),
+            user_agent: concat!("waft/", env!("CARGO_PKG_VERSION")),
+            platform_resolver: None,
+            ..ClientConfig::default()
+        });
+        Ok(Self {
+            client,
+            auth: Arc::new(auth),
+            host: root.place().to_owned(),
+            repository: root.path().to_owned(),
+            meter: meter.clone(),
+        })
+    }
+
+    fn tag(&self, tag: &str) -> Reference {
+        Reference::with_tag(self.host.clone(), self.repository.clone(), tag.to_owned())
+    }
+
+    fn at(&self, digest: &str) -> Reference {
+        Reference::with_digest(
+            self.host.clone(),
+            self.repository.clone(),
+            digest.to_owned(),
+        )
+    }
+
+    /// Every call begins here, so that the credentials are known to the client.
+    async fn client(&self) -> &Client {
+        self.client
+            .store_auth_if_needed(&self.host, &self.auth)
+            .await;
+        &self.client
+    }
+
+    /// Looks up the one layer of an image that may be a component.
+    ///
+    /// `reference` is a tag, or the digest of a manifest.
+    pub(super) async fn find(&self, reference: &str) -> Result<Tagged> {
+        let image = match reference.starts_with("sha256:") {
+            true => self.at(reference),
+            false => self.tag(reference),
+        };
+        let manifest = self.manifest(reference, &image).await?;
+        let is_wasm = |layer: &&OciDescriptor| {
+            let kind = layer.media_type.as_str();
+            kind == WASM_LAYER || LEGACY_LAYERS.contains(&kind)
+        };
+        let layers: Vec<_> = manifest.layers.iter().filter(is_wasm).collect();
+        let [layer] = layers.as_slice() else {
+            let kinds: Vec<_> = manifest
+                .layers
+                .iter()
+                .map(|layer| &*layer.media_type)
+                .collect();
+            return Err(generic(format!(
+                "`{reference}` has no wasm layer of its own, but {}",
+                kinds.join(", ")
+            )));
+        };
+        let digest = layer.digest.parse();
+        let digest = digest.map_err(|_| generic("its layer has no sha256 digest".to_owned()))?;
+        let size = u64::try_from(layer.size);
+        let size = size.map_err(|_| generic("its layer has a size below zero".to_owned()))?;
+        Ok(Tagged { digest, size })
+    }
+
+    async fn manifest(&self, name: &str, image: &Reference) -> Result<OciImageManifest> {
+        let kinds = [
+            OCI_IMAGE_MEDIA_TYPE,
+            "application/vnd.docker.distribution.manifest.v2+json",
+        ];
+        let client = self.client().await;
+        let pulled = within(client.pull_manifest_raw(image, &self.auth, &kinds)).await;
+        let (bytes, _) = pulled.map_err(|error| told(name, error))?;
+        if bytes.len() > MANIFEST_BYTES_MAX {
+            return Err(generic(format!(
+                "the manifest of `{name}` is larger than 4 MiB"
+            )));
+        }
+        let read = serde_json::from_slice(&bytes);
+        read.map_err(|error| generic(format!("the manifest of `{name}` cannot be read: {error}")))
+    }
+
+    /// Puts another tag on an artifact that was put before, such as the name of a version.
+    pub(super) async fn retag(&self, digest: Digest, tag: &str) -> Result<()> {
+        let own = artifact_tag(digest);
+        let manifest = self.manifest(&own, &self.tag(&own)).await?;
+        self.push_manifest(tag, manifest).await
+    }
+
+    async fn push_manifest(&self, tag: &str, manifest: OciImageManifest) -> Result<()> {
+        let manifest = OciManifest::Image(manifest);
+        let client = self.client().await;
+        let image = self.tag(tag);
+        let push = || within(client.push_manifest(&image, &manifest));
+        again(push)
+            .await
+            .map(drop)
+            .map_err(|error| told(tag, error))
+    }
+
+    async fn push_blob(&self, digest: &str, payload: PutPayload) -> Result<()> {
+        let client = self.client().await;
+        let image = self.at(digest);
+        let size = payload.content_length() as u64;
+        let push = || async {
+            if within(client.blob_exists(&image, digest)).await? {
+                return Ok(());
+            }
+            let meter = self.meter.clone();
+            let chunks = stream::iter(payload.clone()).map(move |chunk| {
+                meter.add(chunk.len());
+                Ok(chunk)
+            });
+            let push = client.push_blob_stream(&image, chunks, digest, Some(size));
+            push.await.map(drop)
+        };
+        again(push).await.map_err(|error| told(digest, error))
+    }
+
+    /// Answers the blob behind a key: its digest, and its size where the manifest says it.
+    async fn blob(&self, path: &Path) -> Result<(String, Option<u64>)> {
+        match artifact_of(path.as_ref()) {
+            Some(digest) => Ok((digest.to_string(), None)),
+            None => {
+                let tag = tag_of(path.as_ref());
+                let manifest = self.manifest(path.as_ref(), &self.tag(&tag)).await?;
+                match manifest.layers.as_slice() {
+                    [layer] => Ok((layer.digest.clone(), u64::try_from(layer.size).ok())),
+                    _ => Err(generic(format!("`{path}` is no object of waft's"))),
+                }
+            }
+        }
+    }
+
+    async fn meta(&self, path: Path) -> Result<ObjectMeta> {
+        self.get_opts(&path, GetOptions::default())
+            .await
+            .map(|got| got.meta)
+    }
+}
+
+/// The tag under which an artifact is kept.
+fn artifact_tag(digest: Digest) -> String {
+    format!("wasm-{}", digest.to_hex())
+}
+
+/// Tells which artifact a key names, if one.
+fn artifact_of(path: &str) -> Option<Digest> {
+    let hex = path.strip_prefix("sha256/")?.get(3..)?;
+    let digest: Digest = format!("sha256:{hex}").parse().ok()?;
+    (key::artifact(digest) == path).then_some(digest)
+}
+
+/// Makes a tag of a key. Keys hold no `.` but at the end of a file's name, so no two share one.
+fn tag_of(path: &str) -> String {
+    match artifact_of(path) {
+        Some(digest) => artifact_tag(digest),
+        None => path.replace('/', "."),
+    }
+}
+
+/// Makes the key of a tag; none for a tag that others made.
+fn key_of(tag: &str) -> Option<Path> {
+    if let Some(hex) = tag.strip_prefix("wasm-") {
+        let digest: Digest = format!("sha256:{hex}").parse().ok()?;
+        return Some(Path::from(key::artifact(digest)));
+    }
+    let is_own = ["segments.", "tasks."]
+        .iter()
+        .any(|room| tag.starts_with(room));
+    is_own.then(|| Path::from(tag.replace('.', "/")))
+}
+
+/// Pushes again what a registry refused: of two that push one blob at a time it may refuse either, or refuse
+/// an image whose blob it has only just taken.
+async fn again<T, F: Future<Output = oci_client::errors::Result<T>>>(
+    push: impl Fn() -> F,
+) -> oci_client::errors::Result<T> {
+    let mut pushes = 0;
+    loop {
+        pushes += 1;
+        match push().await {
+            Err(error) if pushes < PUSHES && is_passing(&error) => {
+                tracing::debug!(%error, "the registry refused a push");
+                tokio::time::sleep(PAUSE * pushes).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// Tells whether a push may be taken a moment later.
+fn is_passing(error: &OciDistributionError) -> bool {
+    let OciDistributionError::RegistryError { envelope, .. } = error else {
+        return matches!(
+            error,
+            OciDistributionError::RequestError(_)
+                | OciDistributionError::ServerError { code: 500.., .. }
+        );
+    };
+    let passing = [
+        OciErrorCode::BlobUnknown,
+        OciErrorCode::BlobUploadInvalid,
+        OciErrorCode::BlobUploadUnknown,
+        OciErrorCode::DigestInvalid,
+        OciErrorCode::ManifestBlobUnknown,
+        OciErrorCode::Toomanyrequests,
+    ];
+    envelope
+        .errors
+        .iter()
+        .any(|error| passing.contains(&error.code))
+}
+
+/// Bounds a call that moves little.
+async fn within<T>(
+    call: impl Future<Output = oci_client::errors::Result<T>>,
+) -> oci_client::errors::Result<T> {
+    match tokio::time::timeout(SILENCE, call).await {
+        Ok(done) => done,
+        Err(_) => Err(OciDistributionError::GenericError(Some(format!(
+            "no answer for {} s",
+            SILENCE.as_secs()
+        )))),
+    }
+}
+
+fn generic(what: String) -> Error {
+    Error::Generic {
+        store: "OCI",
+        source: what.into(),
+    }
+}
+
+/// Tells in the words of `object_store` what a registry answered.
+fn told(path: &str, error: OciDistributionError) -> Error {
+    let is = |code: &[OciErrorCode]| match &error {
+        OciDistributionError::RegistryError { envelope, .. } => envelope
+            .errors
+            .iter()
+            .any(|error| code.contains(&error.code)),
+        _ => false,
+    };
+    let status = match &error {
+        OciDistributionError::ServerError { code, .. } => Some(*code),
+        OciDistributionError::RequestError(error) => error.status().map(|status| status.as_u16()),
+        _ => None,
+    };
+    let is_unknown = is(&[
+        OciErrorCode::BlobUnknown,
+        OciErrorCode::ManifestUnknown,
+        OciErrorCode::NameUnknown,
+        OciErrorCode::NotFound,
+    ]);
+    let is_missing = matches!(error, OciDistributionError::ImageManifestNotFoundError(_));
+    let is_denied = matches!(
+        error,
+        OciDistributionError::UnauthorizedError { .. }
+            | OciDistributionError::AuthenticationFailure(_)
+    );
+    let is_refused = is(&[OciErrorCode::Denied, OciErrorCode::Unauthorized]);
+    let path = path.to_owned();
+    // The URL of a request may carry a signature of the store behind the registry.
+    let source: Box<dyn std::error::Error + Send + Sync> = match error {
+        OciDistributionError::RequestError(error) => Box::new(error.without_url()),
+        other => Box::new(other),
+    };
+    if is_unknown || is_missing || status == Some(404) {
+        return Error::NotFound { path, source };
+    }
+    if is_denied || is_refused || matches!(status, Some(401 | 403)) {
+        return Error::PermissionDenied { path, source };
+    }
+    Error::Generic {
+        store: "OCI",
+        source,
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Registry({self})")
+    }
+}
+
+impl fmt::Display for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "oci://{}/{}", self.host, self.repository)
+    }
+}
+
+fn unsupported(what: &str) -> Error {
+    Error::NotImplemented {
+        operation: what.to_owned(),
+        implementer: "OCI".to_owned(),
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Registry {
+    async fn put_opts(
+        &self,
+        path: &Path,
+        payload: PutPayload,
+        opts: PutOptions,
+    ) -> Result<PutResult> {
+        let artifact = artifact_of(path.as_ref());
+        let tag = tag_of(path.as_ref());
+        if opts.mode == PutMode::Create {
+            // A registry has no conditional put; of two that push one tag the later one counts. Artifacts
+            // and segments are named by what they are, so it is the same either way.
+            match self.manifest(path.as_ref(), &self.tag(&tag)).await {
+                Ok(_) => {
+                    return Err(Error::AlreadyExists {
+                        path: path.to_string(),
+                        source: "the tag exists".into(),
+                    });
+                }
+                Err(Error::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let size = payload.content_length();
+        let digest = match artifact {
+            Some(digest) => digest.to_string(),
+            None => {
+                let mut hasher = Sha256::new();
+                payload.iter().for_each(|chunk| hasher.update(chunk));
+                Digest::from_bytes(hasher.finalize().into()).to_string()
+            }
+        };
+        let (config, config_kind, layer_kind) = match artifact {
+            Some(_) => (wasm_config(&digest), WASM_CONFIG, WASM_LAYER),
+            None => (Bytes::from_static(b"{}"), EMPTY_CONFIG, OBJECT_LAYER),
+        };
+        let config_digest = Digest::of(&config).to_string();
+        let annotations = annotations(&opts.attributes);
+        self.push_blob(&digest, payload).await?;
+        self.push_blob(&config_digest, config.clone().into())
+            .await?;
+        let descriptor = |kind: &str, digest: String, size: usize| OciDescriptor {
+            media_type: kind.to_owned(),
+            digest,
+            size: i64::try_from(size).unwrap_or(i64::MAX),
+            ..OciDescriptor::default()
+        };
+        let mut layer = descriptor(layer_kind, digest, size);
+        // Other clients write a layer into a file of this name, and skip one that has none.
+        let title = annotations.get(TITLE).map(|flow| format!("{flow}.wasm"));
+        layer.annotations = title.map(|title| BTreeMap::from([(TITLE.to_owned(), title)]));
+        let manifest = OciImageManifest {
+            media_type: Some(OCI_IMAGE_MEDIA_TYPE.to_owned()),
+            config: descriptor(config_kind, config_digest, config.len()),
+            layers: vec![layer],
+            artifact_type: artifact
+                .is_none()
+                .then(|| "application/vnd.waft.object".to_owned()),
+            annotations: (!annotations.is_empty()).then_some(annotations),
+            ..OciImageManifest::default()
+        };
+        self.push_manifest(&tag, manifest).await?;
+        Ok(PutResult {
+            e_tag: None,
+            version: None,
+            extensions: Default::default(),
+        })
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        _: &Path,
+        _: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        Err(unsupported("an upload in parts"))
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
+        let (digest, size) = self.blob(path).await?;
+        let image = self.at(&digest);
+        let client = self.client().await;
+        let name = path.as_ref();
+        let meta = |size| ObjectMeta {
+            location: path.clone(),
+            last_modified: Default::default(),
+            size,
+            e_tag: Some(digest.clone()),
+            version: None,
+        };
+        let wanted = match (&options.range, options.head) {
+            (Some(GetRange::Bounded(range)), false) => Some(range.clone()),
+            (None, _) | (_, true) => None,
+            _ => return Err(unsupported("a range without both ends")),
+        };
+        if options.head
+            && let Some(size) = size
+        {
+            return Ok(result(meta(size), 0..0, stream::empty().boxed()));
+        }
+        if let Some(range) = wanted {
+            let length = range.end - range.start;
+            let pull =
+                client.pull_blob_stream_partial(&image, digest.as_str(), range.start, Some(length));
+            let blob = within(pull).await.map_err(|error| told(name, error))?;
+            let (bytes, from) = match blob {
+                BlobResponse::Partial(bytes) => (bytes.stream, 0),
+                BlobResponse::Full(bytes) => (bytes.stream, range.start),
+            };
+            let named = path.to_string();
+            let bytes = bytes
+                .map_err(move |error| told(&named, error.into()))
+                .boxed();
+            let bytes = cut(bytes, from, length);
+            return Ok(result(meta(size.unwrap_or(range.end)), range, bytes));
+        }
+        let pull = client.pull_blob_stream_partial(&image, digest.as_str(), 0, None);
+        let blob = within(pull).await.map_err(|error| told(name, error))?;
+        let bytes = match blob {
+            BlobResponse::Partial(bytes) | BlobResponse::Full(bytes) => bytes,
+        };
+        let size = size.or(bytes.content_length);
+        let size =
+            size.ok_or_else(|| generic("the registry does not say how large it is".to_owned()))?;
+        if options.head {
+            return Ok(result(meta(size), 0..0, stream::empty().boxed()));
+        }
+        let path = path.to_string();
+        let stream = bytes.stream.map_err(move |error| told(&path, error.into()));
+        Ok(result(meta(size), 0..size, patient(stream.boxed())))
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        locations
+            .map(|location| location.and_then(|_| Err(unsupported("deleting"))))
+            .boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let registry = self.clone();
+        let prefix = prefix.cloned();
+        let tags = async move {
+            let image = registry.tag("latest");
+            let mut tags: Vec<String> = Vec::new();
+            loop {
+                let client = registry.client().await;
+                let last = tags.last().cloned();
+                let call = client.list_tags(&image, &registry.auth, Some(1000), last.as_deref());
+                let page = match within(call).await {
+                    Ok(page) => page.tags,
+                    Err(error) => match told("tags", error) {
+                        Error::NotFound { .. } => Vec::new(),
+                        error => return Err(error),
+                    },
+                };
+                // A registry that ignores `last` would go on for ever.
+                if page.is_empty() || page.iter().any(|tag| Some(tag) == last.as_ref()) {
+                    break;
+                }
+                let is_whole = page.len() < 1000;
+                tags.extend(page);
+                if is_whole {
+                    break;
+                }
+            }
+            let keys = tags.into_iter().filter_map(|tag| key_of(&tag));
+            let is_under = move |key: &Path| {
+                prefix
+                    .as_ref()
+                    .is_none_or(|prefix| key.prefix_matches(prefix))
+            };
+            let keys: Vec<_> = keys.filter(is_under).collect();
+            Ok(stream::iter(keys.into_iter().map(Ok)).and_then(move |key| {
+                let registry = registry.clone();
+                async move { registry.meta(key).await }
+            }))
+        };
+        stream::once(tags).try_flatten().boxed()
+    }
+
+    async fn list_with_delimiter(&self, _: Option<&Path>) -> Result<ListResult> {
+        Err(unsupported("a listing by folders"))
+    }
+
+    async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
+        Err(unsupported("copying"))
+    }
+}
+
+fn result(
+    meta: ObjectMeta,
+    range: Range<u64>,
+    bytes: BoxStream<'static, Result<Bytes>>,
+) -> GetResult {
+    GetResult {
+        payload: GetResultPayload::Stream(bytes),
+        meta,
+        range,
+        attributes: Attributes::new(),
+        extensions: Default::default(),
+    }
+}
+
+/// Ends a stream whose server is silent.
+fn patient(bytes: BoxStream<'static, Result<Bytes>>) -> BoxStream<'static, Result<Bytes>> {
+    stream::unfold(bytes, |mut bytes| async {
+        match tokio::time::timeout(SILENCE, bytes.next()).await {
+            Ok(next) => next.map(|next| (next, bytes)),
+            Err(_) => {
+                let silent = generic(format!("no answer for {} s", SILENCE.as_secs()));
+                Some((Err(silent), stream::empty().boxed()))
+            }
+        }
+    })
+    .boxed()
+}
+
+/// Cuts a stretch out of a stream.
+fn cut(
+    bytes: BoxStream<'static, Result<Bytes>>,
+    from: u64,
+    length: u64,
+) -> BoxStream<'static, Result<Bytes>> {
+    let mut skip = from;
+    let mut left = length;
+    patient(bytes)
+        .try_filter_map(move |mut chunk| {
+            let gone = skip.min(chunk.len() as u64);
+            skip -= gone;
+            let _ = chunk.split_to(usize::try_from(gone).unwrap_or(chunk.len()));
+            chunk.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+            left -= chunk.len() as u64;
+            std::future::ready(Ok((!chunk.is_empty()).then_some(chunk)))
+        })
+        .boxed()
+}
+
+/// The config of a wasm artifact.
+fn wasm_config(layer: &str) -> Bytes {
+    let config = json!({
+        "architecture": "wasm",
+        "os": "wasip2",
+        "layerDigests": [layer],
+    });
+    config.to_string().into()
+}
+
+/// What is known of an artifact, as annotations that other tools show.
+fn annotations(attributes: &Attributes) -> BTreeMap<String, String> {
+    attributes
+        .iter()
+        .filter_map(|(name, value)| match name {
+            object_store::Attribute::Metadata(name) => Some((name.to_string(), value.to_string())),
+            _ => None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_and_tags_lead_to_each_other() {
+        let digest = Digest::of(b"x");
+        for key in [
+            key::artifact(digest),
+            key::segment(1_700_000_000_000_000, 7),
+            key::task_entry(&[7; 32]),
+        ] {
+            let tag = tag_of(&key);
+            assert!(tag.len() <= 128, "{tag}");
+            assert_eq!(key_of(&tag), Some(Path::from(key)));
+        }
+        assert_eq!(tag_of("task-cache.key"), "task-cache.key");
+        for foreign in ["latest", "v1.2", "wasm-1", "sha256-00"] {
+            assert_eq!(key_of(foreign), None, "{foreign}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stretch_is_cut_out_of_whatever_chunks_come() {
+        let chunks = ["ab", "", "cdef", "g"].map(|text| Ok(Bytes::from(text)));
+        let cut = cut(stream::iter(chunks).boxed(), 1, 4);
+        let chunks: Vec<_> = cut.try_collect().await.unwrap();
+        assert_eq!(chunks.concat(), b"bcde");
+    }
+}
