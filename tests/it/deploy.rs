@@ -10,6 +10,7 @@ use waft::config::Config;
 use waft::model::artifact::Digest;
 use waft::model::state::State;
 use waft::storage::{ArtifactCache, Kind, Storage, key};
+use waft::wire::FlowRun;
 
 use crate::kit::guests::{guest, servers};
 use crate::kit::program::{Process, Processes};
@@ -191,6 +192,10 @@ async fn what_is_stored_already_is_registered_without_a_copy() {
         ]);
         let registered = object(&registered);
         assert_eq!(registered["storage"], root, "{kind:?}");
+        if kind != Kind::Http {
+            let verified = object(&world.waft(["storage", "verify", &root, "--json"]));
+            assert_eq!(verified["artifacts"], 1, "{kind:?}: {verified}");
+        }
         let _mira = world.agent("mira", &[]);
         let run = world
             .processes
@@ -408,6 +413,52 @@ async fn an_artifact_that_is_too_large_is_told() {
         run.message.contains("agent.max.artifact")
     });
     declined.await;
+}
+
+/// One flow whose bytes are missing does not take the root from flows that need something else as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_object_does_not_take_the_root_away() {
+    let world = World::new(Kind::S3).await;
+    let registered = object(&world.register(&guest("maps").unwrap()));
+    let hex = registered["artifact"].as_str().unwrap();
+    let hex = hex.replace("sha256:", "");
+    world
+        .store
+        .remove(&format!("sha256/{}/{hex}", &hex[..2]))
+        .await;
+    let (root, file) = (world.root(), guest("echo").unwrap());
+    let file = file.display().to_string();
+    let words = [
+        "register",
+        &file,
+        "--project",
+        "demo",
+        "--storage",
+        &root,
+        "--label",
+        "other",
+        "--yes",
+        "--json",
+    ];
+    object(&world.waft(words));
+    let _mira = world.agent("mira", &["--label", "other"]);
+    let lost = world.processes.run("maps", json!({})).await;
+    let declined = |run: &FlowRun| run.message.contains("cannot fetch");
+    world.processes.until(lost, "a decline", declined).await;
+    let run = world.processes.run("echo", json!({"text": "x"})).await;
+    world.processes.ends_as(run, State::Success).await;
+}
+
+/// A command that is registered where it lies is called after its file there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stored_command_has_the_name_of_its_file() {
+    let world = World::new(Kind::Http).await;
+    let bytes = std::fs::read(guest("wordcount").unwrap()).unwrap();
+    world.store.plant("tools/wordcount.wasm", bytes).await;
+    let place = format!("{}tools/wordcount.wasm", world.root());
+    let registered = world.waft(["register", &place, "--project", "demo", "--yes", "--json"]);
+    let registered = object(&registered);
+    assert_eq!(registered["flow"], "wordcount");
 }
 
 /// A component of some 20 MB that componentize-py made of Python goes through a bucket like any other.

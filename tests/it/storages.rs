@@ -512,6 +512,24 @@ async fn a_redirect_to_another_host_is_refused() {
     assert!(said.contains("redirect"), "{said}");
 }
 
+/// A registry throws away what no manifest names: a blob alone is not there yet, and a put mends it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_artifact_whose_manifest_is_missing_is_put_whole() {
+    let house = House::new(Kind::Oci).await;
+    let digest = house.put(b"a component").await.unwrap();
+    let tag = format!("wasm-{}", digest.to_hex());
+    let manifests = house.server.data().join("docker/registry/v2/repositories");
+    let tags = manifests
+        .join(house.server.root.path())
+        .join("_manifests/tags");
+    std::fs::remove_dir_all(tags.join(&tag)).unwrap();
+    let lost = house.storage.find_tag(&tag).await.unwrap_err();
+    assert!(matches!(lost, StorageError::NotFound { .. }), "{lost:?}");
+    house.put(b"a component").await.unwrap();
+    let found = house.storage.find_tag(&tag).await.unwrap();
+    assert_eq!(found, (key::artifact(digest), digest, 11));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registry_tells_other_tools_what_it_holds() {
     let house = House::new(Kind::Oci).await;

@@ -288,8 +288,18 @@ fn unfetched(error: &StorageError, location: &Location) -> Unready {
             code: "artifact.damaged",
             message,
         },
+        // Only what ails the whole root lets it rest: one object that is missing, or a key that nobody may
+        // read, is the trouble of one flow, and the agent's own cache is none of the storage's.
+        StorageError::Denied { root, .. } | StorageError::Other { root, .. }
+            if *root == location.root =>
+        {
+            Unready::Declined {
+                root: Some(location.root.clone()),
+                message,
+            }
+        }
         _ => Unready::Declined {
-            root: Some(location.root.clone()),
+            root: None,
             message,
         },
     }

@@ -90,6 +90,7 @@ fn sweep(home: &Path, now: Timestamp) {
         let is_old = at.is_some_and(|at| now.duration_since(at) > LEFT_BEHIND);
         if is_copy && is_old {
             let _ = std::fs::remove_file(entry.path());
+            let _ = std::fs::remove_dir_all(entry.path());
         }
     }
 }

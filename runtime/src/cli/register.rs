@@ -80,7 +80,7 @@ pub(super) fn run(mut args: Args, call: &Call) -> Done {
             false => None,
         };
         if let Some(stored) = &stored {
-            args.which.place = stored.path();
+            args.which.place.clone_from(&stored.path);
         }
         let component = args.which.load(call, &sandbox_of_agent(call)?).await?;
         let added = added_grants(&client, &args.project, &component).await?;

@@ -1,6 +1,6 @@
 //! `waft storage`: what lies under a root, and whether it is whole.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use clap::Subcommand;
 use futures::TryStreamExt as _;
@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::failure::{Done, Failure};
 use super::reach::{Reach, pages};
 use super::{Call, words};
+use crate::client::Client;
 use crate::model::artifact::Digest;
 use crate::storage::{Found, Kind, Root, Storage, StorageError, key};
 use crate::wire::ListQuery;
@@ -28,7 +29,7 @@ Examples:
     },
     /// Reads everything under a root and compares it with its digest.
     ///
-    /// Exit code 1 if anything is damaged, half-written, orphaned (no flow of the server has it) or nothing
+    /// Exit code 1 if anything is damaged, half-written, orphaned (no flow that you may see has it) or nothing
     /// of waft's. Without a server nothing counts as orphaned. The bytes of results have their digests with
     /// their runs, and are counted only.
     #[command(after_help = "Example:\n  waft storage verify s3://bucket/flows")]
@@ -164,28 +165,55 @@ async fn list(root: &Root, call: &Call) -> Done {
         .table(&["key", "size", "what"], &rows, "there is nothing")
 }
 
-/// Lists the artifacts of all flows that the server shows; none where no server is known.
-async fn registered(reach: &Reach, call: &Call) -> Done<Option<HashSet<Digest>>> {
-    let Ok(client) = reach.client(call) else {
-        return Ok(None);
-    };
-    let mut artifacts = HashSet::new();
+/// What the server knows to lie under a root.
+#[derive(Default)]
+struct Registered {
+    /// The artifacts of all flows, wherever they lie.
+    artifacts: HashSet<Digest>,
+    /// The artifact under each key.
+    keys: HashMap<String, (Digest, u64)>,
+}
+
+/// Asks the server for all flows that it shows; none where no server is known, or none answers.
+async fn registered(root: &Root, reach: &Reach, call: &Call) -> Option<Registered> {
+    let client = reach.client(call).ok()?;
+    match list_registered(root, &client).await {
+        Ok(known) => Some(known),
+        Err(failure) => {
+            call.output
+                .note(format!("nothing counts as orphaned: {failure}"));
+            None
+        }
+    }
+}
+
+async fn list_registered(root: &Root, client: &Client) -> Done<Registered> {
+    let root = root.to_string();
+    let mut known = Registered::default();
     let flows = async |query: &ListQuery| client.list_flows(query).await;
     let (flows, _) = pages(ListQuery::default(), usize::MAX, flows).await?;
     for flow in flows {
         let id = flow.id.to_string();
         let versions = async |query: &ListQuery| client.flow_versions(&id, query).await;
         let (versions, _) = pages(ListQuery::default(), usize::MAX, versions).await?;
-        artifacts.extend(versions.into_iter().map(|version| version.artifact));
+        for version in versions {
+            known.artifacts.insert(version.artifact);
+            let here = version
+                .locations
+                .into_iter()
+                .filter(|place| place.root == root);
+            let of = (version.artifact, version.artifact_size);
+            known.keys.extend(here.map(|place| (place.key, of)));
+        }
     }
-    Ok(Some(artifacts))
+    Ok(known)
 }
 
 async fn verify(root: &Root, reach: &Reach, call: &Call) -> Done {
     let storage = open(root, call)?;
     // The server is asked second: what is registered meanwhile is then on its list.
     let all = found(root, &storage).await?;
-    let registered = registered(reach, call).await?;
+    let registered = registered(root, reach, call).await;
     let mut findings = Vec::new();
     let (mut artifacts, mut counted) = (0_usize, 0_usize);
     for found in &all {
@@ -197,16 +225,20 @@ async fn verify(root: &Root, reach: &Reach, call: &Call) -> Done {
                 why,
             });
         };
-        match (what, artifact(&found.key)) {
-            (What::Artifact, Some(digest)) => {
+        // What was registered where it lies has a key that somebody chose.
+        let listed = registered
+            .as_ref()
+            .and_then(|known| known.keys.get(&found.key));
+        let own = artifact(&found.key).map(|digest| (digest, found.size));
+        match (what, own.or(listed.copied())) {
+            (_, Some((digest, size))) => {
                 artifacts += 1;
-                match storage.check_artifact(&found.key, digest, found.size).await {
-                    Ok(())
-                        if registered
-                            .as_ref()
-                            .is_some_and(|all| !all.contains(&digest)) =>
-                    {
-                        find("orphaned: no flow of the server has it".to_owned());
+                let is_known = registered
+                    .as_ref()
+                    .is_none_or(|known| known.artifacts.contains(&digest));
+                match storage.check_artifact(&found.key, digest, size).await {
+                    Ok(()) if !is_known => {
+                        find("orphaned: no flow that you may see has it".to_owned());
                     }
                     Ok(()) => {}
                     Err(StorageError::Damaged { got, .. }) => find(format!("damaged: it is {got}")),

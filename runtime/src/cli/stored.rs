@@ -14,8 +14,9 @@ pub(super) struct Stored {
     pub(super) root: Root,
     /// Its key under the root.
     pub(super) key: String,
-    /// The bytes.
-    pub(super) file: tempfile::TempPath,
+    /// The bytes, in a folder of their own.
+    pub(super) path: PathBuf,
+    _folder: tempfile::TempDir,
 }
 
 /// Tells whether a place names something in a storage rather than a file of this machine.
@@ -34,14 +35,14 @@ pub(super) async fn fetch(place: &str, wanted: Option<&Root>, call: &Call) -> Do
         failure
             .or_hint("s3://bucket/flow.wasm, oci://registry/repository:tag, https://host/flow.wasm")
     };
-    let (root, key, size) = if place.starts_with("oci://") {
+    let (root, key, found) = if place.starts_with("oci://") {
         let (root, reference) = image(place).map_err(bad)?;
         let storage = Storage::open(&root, &call.config.access()).map_err(failure)?;
         let found = storage.find_tag(&reference).await.map_err(failure)?;
-        (root, found.0, found.2)
+        (root, found.0, Some((found.1, found.2)))
     } else {
         let (root, key) = split(place, wanted, call).map_err(bad)?;
-        (root, key, 0)
+        (root, key, None)
     };
     if root.kind() == storage::Kind::Local {
         let what = format!("`{place}` is a file of this machine");
@@ -50,28 +51,43 @@ pub(super) async fn fetch(place: &str, wanted: Option<&Root>, call: &Call) -> Do
             .of(Kind::Usage));
     }
     let storage = Storage::open(&root, &call.config.access()).map_err(failure)?;
+    call.config.home.make()?;
     let made = tempfile::Builder::new()
         .prefix(super::component::COPY_PREFIX)
-        .suffix(".wasm")
-        .tempfile_in(call.config.home.folder());
-    let mut file =
-        made.map_err(|error| anyhow::Error::new(error).context("cannot make a file in the home"))?;
+        .tempdir_in(call.config.home.folder());
+    let unmade = "cannot make a folder in the home";
+    let folder = made.map_err(|error| anyhow::Error::new(error).context(unmade))?;
+    // A command is called after its file, so the file is called after what was asked for.
+    let path = folder.path().join(file_name(place));
+    let made = std::fs::File::create_new(&path);
+    let mut file = made.map_err(|error| anyhow::Error::new(error).context(unmade))?;
     let size_max = call.config.artifact_max();
-    let download = storage.download(&key, size_max, file.as_file_mut());
-    with_bar(
-        &format!("fetching {key}"),
-        size,
-        &storage.meter(),
-        download,
-        call,
-    )
-    .await
-    .map_err(failure)?;
+    let what = format!("fetching {key}");
+    let download = storage.download(&key, size_max, &mut file);
+    let size = found.map_or(0, |(_, size)| size);
+    let got = with_bar(&what, size, &storage.meter(), download, call).await;
+    let got = got.map_err(failure)?;
+    if let Some(told) = found.filter(|told| *told != got) {
+        let what = format!("`{place}` brought {} instead of {}", got.0, told.0);
+        return Err(
+            Failure::could(what).or_hint("try again; if it stays so, the registry is damaged")
+        );
+    }
     Ok(Stored {
         root,
         key,
-        file: file.into_temp_path(),
+        path,
+        _folder: folder,
     })
+}
+
+/// Names the file of a component after its place: `https://host/tool.wasm` and `oci://host/tool:1.2` both
+/// make `tool.wasm`.
+fn file_name(place: &str) -> String {
+    let last = place.rsplit('/').next().unwrap_or_default();
+    let stem = last.split(['@', ':']).next().unwrap_or_default();
+    let stem = stem.strip_suffix(".wasm").unwrap_or(stem);
+    format!("{stem}.wasm")
 }
 
 fn failure(error: storage::StorageError) -> Failure {
@@ -120,13 +136,6 @@ fn split(
     Root::split(place)
 }
 
-impl Stored {
-    /// Returns the bytes as a place that other commands read.
-    pub(super) fn path(&self) -> PathBuf {
-        self.file.to_path_buf()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,5 +159,12 @@ mod tests {
             );
         }
         assert!(image("oci://r.example").is_err());
+        for place in [
+            "https://h/a/tool.wasm",
+            "oci://h:5000/a/tool:1.2",
+            "s3://b/tool",
+        ] {
+            assert_eq!(file_name(place), "tool.wasm");
+        }
     }
 }

@@ -189,7 +189,14 @@ impl Storage {
     /// Tells whether an artifact lies there whole. One that is damaged is as good as absent.
     async fn is_there(&self, key: &str, digest: Digest, size: u64) -> Result<bool, StorageError> {
         match self.check_artifact(key, digest, size).await {
-            Ok(()) => Ok(true),
+            // A registry throws away what no manifest of its own names.
+            Ok(()) => match &self.registry {
+                Some(registry) => {
+                    let is_tagged = registry.is_tagged(digest).await;
+                    is_tagged.map_err(|error| self.error(key, error))
+                }
+                None => Ok(true),
+            },
             Err(StorageError::Damaged { .. } | StorageError::NotFound { .. }) => Ok(false),
             Err(error) => Err(error),
         }

@@ -122,6 +122,37 @@ impl StorageError {
         }
     }
 
+    /// Makes the error once more, for each of several who wait for one thing.
+    pub(super) fn twin(&self) -> Self {
+        let again = |source: &(dyn Error + Send + Sync)| source.to_string().into();
+        match self {
+            Self::NotFound { root, key } => Self::NotFound {
+                root: root.clone(),
+                key: key.clone(),
+            },
+            Self::Denied { root, key, source } => Self::Denied {
+                root: root.clone(),
+                key: key.clone(),
+                source: again(source.as_ref()),
+            },
+            Self::Full { root, key, source } => Self::Full {
+                root: root.clone(),
+                key: key.clone(),
+                source: again(source.as_ref()),
+            },
+            Self::Other { root, key, source } => Self::Other {
+                root: root.clone(),
+                key: key.clone(),
+                source: again(source.as_ref()),
+            },
+            other => Self::Other {
+                root: String::new(),
+                key: String::new(),
+                source: other.to_string().into(),
+            },
+        }
+    }
+
     /// Returns what mends it, where there is something to say.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -200,7 +231,7 @@ fn unsigned(text: &str) -> String {
     while let Some(at) = left.find("://") {
         let (before, url) = left.split_at(at + 3);
         let end = url
-            .find(|c: char| c.is_whitespace() || "\"')>,".contains(c))
+            .find(|c: char| c.is_whitespace() || "\"')>".contains(c))
             .unwrap_or(url.len());
         kept += before;
         kept += url[..end]

@@ -28,7 +28,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::credentials::Unusable;
-use super::wire::{CONNECT, SILENCE};
+use super::wire::{CONNECT, SILENCE, UPLOAD_RATE};
 use super::{Meter, Root, credentials, key};
 use crate::config::Access;
 use crate::model::artifact::Digest;
@@ -174,6 +174,16 @@ impl Registry {
         read.map_err(|error| generic(format!("the manifest of `{name}` cannot be read: {error}")))
     }
 
+    /// Tells whether an artifact has a manifest of its own, by which the registry keeps it.
+    pub(super) async fn is_tagged(&self, digest: Digest) -> Result<bool> {
+        let own = artifact_tag(digest);
+        match self.manifest(&own, &self.tag(&own)).await {
+            Ok(_) => Ok(true),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Puts another tag on an artifact that was put before, such as the name of a version.
     pub(super) async fn retag(&self, digest: Digest, tag: &str) -> Result<()> {
         let own = artifact_tag(digest);
@@ -206,7 +216,11 @@ impl Registry {
                 Ok(chunk)
             });
             let push = client.push_blob_stream(&image, chunks, digest, Some(size));
-            push.await.map(drop)
+            let patience = SILENCE + std::time::Duration::from_secs(size / UPLOAD_RATE);
+            match tokio::time::timeout(patience, push).await {
+                Ok(pushed) => pushed.map(drop),
+                Err(_) => Err(silent(patience)),
+            }
         };
         again(push).await.map_err(|error| told(digest, error))
     }
@@ -259,10 +273,9 @@ fn key_of(tag: &str) -> Option<Path> {
         let digest: Digest = format!("sha256:{hex}").parse().ok()?;
         return Some(Path::from(key::artifact(digest)));
     }
-    let is_own = ["segments.", "tasks."]
-        .iter()
-        .any(|room| tag.starts_with(room));
-    is_own.then(|| Path::from(tag.replace('.', "/")))
+    let key = tag.replace('.', "/");
+    let is_own = key::is_segment(&key) || key::is_task_entry(&key);
+    is_own.then(|| Path::from(key))
 }
 
 /// Pushes again what a registry refused: of two that push one blob at a time it may refuse either, or refuse
@@ -312,11 +325,13 @@ async fn within<T>(
 ) -> oci_client::errors::Result<T> {
     match tokio::time::timeout(SILENCE, call).await {
         Ok(done) => done,
-        Err(_) => Err(OciDistributionError::GenericError(Some(format!(
-            "no answer for {} s",
-            SILENCE.as_secs()
-        )))),
+        Err(_) => Err(silent(SILENCE)),
     }
+}
+
+fn silent(patience: std::time::Duration) -> OciDistributionError {
+    let what = format!("no answer for {} s", patience.as_secs());
+    OciDistributionError::GenericError(Some(what))
 }
 
 fn generic(what: String) -> Error {

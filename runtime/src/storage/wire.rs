@@ -22,7 +22,7 @@ pub(super) const SILENCE: Duration = Duration::from_secs(30);
 /// How long a connection may take to come about.
 pub(super) const CONNECT: Duration = Duration::from_secs(5);
 /// The slowest upload that is waited for, in bytes a second.
-const UPLOAD_RATE: u64 = 32 * 1024;
+pub(super) const UPLOAD_RATE: u64 = 32 * 1024;
 /// Redirects within one host that are followed.
 const REDIRECTS: usize = 5;
 

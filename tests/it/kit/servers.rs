@@ -192,6 +192,12 @@ impl StorageServer {
         }
     }
 
+    /// Takes an object away behind the product's back.
+    pub(crate) async fn remove(&self, key: &str) {
+        let store = connect(&self.root, &self.access).unwrap();
+        store.delete(&ObjectPath::from(key)).await.unwrap();
+    }
+
     fn file_of(&self, key: &str) -> PathBuf {
         match self.root.kind() {
             Kind::Http => self.data().join("files").join(key),

@@ -86,25 +86,22 @@ impl Uploader {
             .store
             .put_opts(&Path::from(key.as_str()), payload, options)
             .await;
-        if let Err(error) = &put {
-            tracing::error!(error = %StorageError::of(&self.root, &key, error.to_string()), "results could not be kept");
+        let error = put
+            .err()
+            .map(|error| StorageError::of(&self.root, &key, error));
+        if let Some(error) = &error {
+            let why = std::error::Error::source(error).map(ToString::to_string);
+            tracing::error!(%error, why, "results could not be kept");
         }
         let segment: Arc<str> = key.as_str().into();
-        let error = put.err().map(Arc::new);
         let mut at = 0;
         for append in batch {
             let offset = at;
             at += append.bytes.len() as u64;
             let _ = append.done.send(match &error {
                 None => Ok((segment.clone(), offset)),
-                // Each of those who wait gets the error; its meaning is at the bottom of the chain.
-                Some(error) => Err(StorageError::of(&self.root, &key, Shared(error.clone()))),
+                Some(error) => Err(error.twin()),
             });
         }
     }
 }
-
-/// The error of a batch, for each of those who wait.
-#[derive(Debug, thiserror::Error)]
-#[error("the batch could not be put")]
-struct Shared(#[source] Arc<object_store::Error>);
