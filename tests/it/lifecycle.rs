@@ -128,14 +128,12 @@ async fn a_root_that_refuses_hands_the_run_back() {
     let mut world = World::new().await;
     let registration = world.registration("echo").await;
     world.client.register(PROJECT, &registration).await.unwrap();
-    let artifact = world
-        .root()
-        .folder()
-        .unwrap()
-        .join(&registration.location.key);
-    let aside = artifact.with_extension("aside");
-    std::fs::rename(&artifact, &aside).unwrap();
     world.agent("mira").await;
+    // A file where the artifacts should lie ails the whole root.
+    let artifacts = world.root().folder().unwrap().join("sha256");
+    let aside = artifacts.with_extension("aside");
+    std::fs::rename(&artifacts, &aside).unwrap();
+    std::fs::write(&artifacts, "in the way").unwrap();
     let run = world.run("echo", json!({})).await;
 
     let back = world
@@ -151,7 +149,8 @@ async fn a_root_that_refuses_hands_the_run_back() {
     );
 
     // After a rest the root is offered again.
-    std::fs::rename(&aside, &artifact).unwrap();
+    std::fs::remove_file(&artifacts).unwrap();
+    std::fs::rename(&aside, &artifacts).unwrap();
     world.pass(Duration::from_secs(6 * 60)).await;
     let ended = world.ends_as(run, State::Success).await;
     assert_eq!(ended.claims, 2);

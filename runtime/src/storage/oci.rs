@@ -298,12 +298,15 @@ async fn again<T, F: Future<Output = oci_client::errors::Result<T>>>(
 
 /// Tells whether a push may be taken a moment later.
 fn is_passing(error: &OciDistributionError) -> bool {
-    let OciDistributionError::RegistryError { envelope, .. } = error else {
-        return matches!(
-            error,
-            OciDistributionError::RequestError(_)
-                | OciDistributionError::ServerError { code: 500.., .. }
-        );
+    let envelope = match error {
+        OciDistributionError::RegistryError { envelope, .. } => envelope,
+        OciDistributionError::RequestError(_) => return true,
+        // What its client does not read as an envelope comes as text.
+        OciDistributionError::ServerError { code, message, .. } => {
+            let passing = ["BLOB_UNKNOWN", "BLOB_UPLOAD", "DIGEST_INVALID"];
+            return *code >= 500 || passing.iter().any(|code| message.contains(code));
+        }
+        _ => return false,
     };
     let passing = [
         OciErrorCode::BlobUnknown,
