@@ -65,11 +65,15 @@ impl World {
         Process::spawn(&mut command)
     }
 
-    fn register(&self, place: &Path) -> Output {
-        let (root, place) = (self.root(), place.display().to_string());
+    fn register(&self, file: &Path) -> Output {
+        self.register_place(&file.display().to_string())
+    }
+
+    fn register_place(&self, place: &str) -> Output {
+        let root = self.root();
         self.waft([
             "register",
-            &place,
+            place,
             "--project",
             "demo",
             "--storage",
@@ -180,17 +184,7 @@ async fn what_is_stored_already_is_registered_without_a_copy() {
                 format!("{}/by-hand/echo.wasm", root.trim_end_matches('/'))
             }
         };
-        let registered = world.waft([
-            "register",
-            &place,
-            "--project",
-            "demo",
-            "--storage",
-            &root,
-            "--yes",
-            "--json",
-        ]);
-        let registered = object(&registered);
+        let registered = object(&world.register_place(&place));
         assert_eq!(registered["storage"], root, "{kind:?}");
         if kind != Kind::Http {
             let verified = object(&world.waft(["storage", "verify", &root, "--json"]));

@@ -34,7 +34,9 @@ const COMPLETE: &str = "complete";
 pub(crate) fn ensure(cache: &Cache) -> Result<PathBuf> {
     let home = cache.folder.join(format!("servers-{EDITION}"));
     let _lock = cache.lock("servers")?;
-    if home.join(COMPLETE).is_file() {
+    // A program of the machine may have gone since.
+    let is_there = |(program, _): &(&str, &str)| home.join("bin").join(program).is_file();
+    if home.join(COMPLETE).is_file() && DEBIAN.iter().all(is_there) {
         return Ok(home);
     }
     fs::remove_dir_all(&home).ok();

@@ -35,7 +35,8 @@ Examples:
   waft register flow.wasm --project demo --storage s3://bucket/flows
   waft register oci://registry.example.com/team/flow:1.2 --project demo
 
-What lies in a storage already (s3://, gs://, az://, oci://, https://) is registered where it is.")]
+A component that lies in a storage already (s3://, gs://, az://, oci://, https://) is registered where it
+is; a core module for WASI preview 1 is adapted, and the component goes to the default storage.")]
 pub(super) struct Args {
     #[command(flatten)]
     which: Which,

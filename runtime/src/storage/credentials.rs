@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::Root;
+use super::root::split_port;
 use crate::config::Access;
 
 /// Says why credentials that are there cannot be used. As good as a refusal of the storage.
@@ -103,7 +104,7 @@ pub(super) fn web_auth(access: &Access, root: &Root) -> Result<Option<WebAuth>, 
     let file = named.or_else(|| access.at_home(".netrc"));
     let text = file.and_then(|file| std::fs::read_to_string(file).ok());
     let host = root.place();
-    let host = host.split_once(':').map_or(host, |(name, _)| name);
+    let host = split_port(host).map_or(host, |(name, _)| name);
     let found = text.and_then(|text| netrc(&text, host));
     Ok(found.map(|(login, password)| WebAuth::Basic(login, password)))
 }

@@ -1,5 +1,6 @@
 //! Opens what lies behind a root that is no folder: a cloud, a registry, a web server.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, header};
@@ -79,10 +80,8 @@ pub(super) fn open(
 fn s3(root: &Root, access: &Access, meter: &Meter) -> object_store::Result<Arc<dyn ObjectStore>> {
     // Objects are deleted one at a time here, and every server that speaks like S3 can do that.
     let mut builder = AmazonS3Builder::new().with_disable_bulk_delete(true);
-    for (name, value) in access.family("AWS_") {
-        if let Ok(key) = name.parse() {
-            builder = builder.with_config(key, value);
-        }
+    for (key, value) in settings(access, "AWS_") {
+        builder = builder.with_config(key, value);
     }
     let profile = Profile::load(access);
     let has_keys = access.variable("AWS_ACCESS_KEY_ID").is_some();
@@ -127,10 +126,8 @@ fn s3(root: &Root, access: &Access, meter: &Meter) -> object_store::Result<Arc<d
 
 fn gcs(root: &Root, access: &Access, meter: &Meter) -> object_store::Result<Arc<dyn ObjectStore>> {
     let mut builder = GoogleCloudStorageBuilder::new();
-    for (name, value) in access.family("GOOGLE_") {
-        if let Ok(key) = name.parse() {
-            builder = builder.with_config(key, value);
-        }
+    for (key, value) in settings(access, "GOOGLE_") {
+        builder = builder.with_config(key, value);
     }
     let emulator =
         access
@@ -168,10 +165,11 @@ fn azure(
     meter: &Meter,
 ) -> object_store::Result<Arc<dyn ObjectStore>> {
     let mut builder = MicrosoftAzureBuilder::new();
-    for (name, value) in access.family("AZURE_") {
-        if let Ok(key) = name.parse() {
-            builder = builder.with_config(key, value);
-        }
+    for (key, value) in settings(access, "AZURE_") {
+        builder = builder.with_config(key, value);
+    }
+    if let Some(endpoint) = access.variable("IDENTITY_ENDPOINT") {
+        builder = builder.with_msi_endpoint(endpoint);
     }
     let text = access
         .variable("AZURE_STORAGE_CONNECTION_STRING")
@@ -227,7 +225,7 @@ fn web(root: &Root, access: &Access, meter: &Meter) -> Result<Arc<dyn ObjectStor
         let mut value = HeaderValue::try_from(value).map_err(|_| {
             StorageError::of(
                 root,
-                ".",
+                WHOLE,
                 "the credentials hold characters that no header takes",
             )
         })?;
@@ -245,6 +243,15 @@ fn web(root: &Root, access: &Access, meter: &Meter) -> Result<Arc<dyn ObjectStor
         .build()
         .map_err(error)?;
     Ok(Arc::new(store))
+}
+
+/// Returns what the variables of a family say, as settings of `object_store`; it knows the same names.
+fn settings<'a, K: FromStr>(
+    access: &'a Access,
+    family: &'static str,
+) -> impl Iterator<Item = (K, &'a String)> {
+    let all = access.family(family);
+    all.filter_map(|(name, value)| Some((name.parse().ok()?, value)))
 }
 
 fn is_clear(endpoint: &str) -> bool {

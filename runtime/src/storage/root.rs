@@ -203,7 +203,7 @@ impl Root {
 impl BadRoot {
     fn new(text: &str, why: impl Into<String>) -> Self {
         // What stands before an `@` may be a password.
-        let shown = match (text.find("://"), text.find('@')) {
+        let shown = match (text.find("://"), text.rfind('@')) {
             (Some(scheme), Some(at)) if at > scheme => {
                 format!("{}…{}", &text[..scheme + 3], &text[at..])
             }
@@ -270,7 +270,7 @@ fn check_host(host: &str) -> Result<(), &'static str> {
 }
 
 /// Splits a port off a host.
-fn split_port(host: &str) -> Option<(&str, Option<&str>)> {
+pub(super) fn split_port(host: &str) -> Option<(&str, Option<&str>)> {
     match host.strip_prefix('[') {
         Some(rest) => {
             let end = rest.find(']')? + 2;
@@ -450,6 +450,7 @@ mod tests {
             ("https://", "expected a host"),
             ("https://example.com:port/", "expected a host"),
             ("https://ada:secret@example.com/", "credentials"),
+            ("https://ada:p@secret@example.com/", "credentials"),
             ("http://example.com/", "`https://`"),
             ("http://10.0.0.1/", "`https://`"),
             ("https://example.com/a?b", "plain"),
