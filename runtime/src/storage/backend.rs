@@ -19,10 +19,11 @@ use object_store::path::Path as ObjectPath;
 use object_store::{Attribute, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use sha2::{Digest as _, Sha256};
 
+use super::door::Remote;
 use super::error::WHOLE;
 use super::oci::{Registry, TITLE};
 use super::root::Kind;
-use super::{ArtifactCache, Meter, Root, StorageError, folder, key, remote, segment};
+use super::{ArtifactCache, Meter, Root, StorageError, folder, key, segment};
 use crate::config::Access;
 use crate::model::artifact::Digest;
 
@@ -31,7 +32,7 @@ const CHUNK: usize = 1024 * 1024;
 /// Times an artifact is fetched before it counts as damaged; the way may be at fault once.
 const FETCHES: u32 = 3;
 /// How long a look at a storage may take that asks for nothing.
-const REACH: Duration = Duration::from_secs(10);
+pub(super) const REACH: Duration = Duration::from_secs(10);
 
 /// A place for artifacts. Cheap to clone and to open.
 #[derive(Clone, Debug)]
@@ -39,15 +40,13 @@ pub struct Storage {
     root: Root,
     place: Place,
     meter: Meter,
-    /// The registry itself, for what only a registry can do.
-    registry: Option<Registry>,
 }
 
 #[derive(Clone, Debug)]
 enum Place {
     /// A folder, looked at anew for each object: its links may change.
     Folder(PathBuf),
-    Remote(Arc<dyn ObjectStore>),
+    Remote(Remote),
 }
 
 /// An object in a storage.
@@ -67,25 +66,26 @@ impl Storage {
     /// Fails if the configuration of the storage cannot be understood, or a file of credentials not be
     /// read.
     pub fn open(root: &Root, access: &Access) -> Result<Self, StorageError> {
+        let storage = Self::at(root, access);
+        if let Place::Remote(remote) = &storage.place {
+            remote.open(root)?;
+        }
+        Ok(storage)
+    }
+
+    /// As [`Storage::open`], and opens it at the first use, which fails where opening does.
+    #[must_use]
+    pub fn at(root: &Root, access: &Access) -> Self {
         let meter = Meter::default();
-        let registry = match root.kind() {
-            Kind::Oci => Some(
-                Registry::open(root, access, &meter)
-                    .map_err(|error| StorageError::of(root, WHOLE, error))?,
-            ),
-            _ => None,
+        let place = match root.folder() {
+            Some(folder) => Place::Folder(folder.to_owned()),
+            None => Place::Remote(Remote::new(root, access, &meter)),
         };
-        let place = match (root.folder(), &registry) {
-            (Some(folder), _) => Place::Folder(folder.to_owned()),
-            (None, Some(registry)) => Place::Remote(Arc::new(registry.clone())),
-            (None, None) => Place::Remote(remote::open(root, access, &meter)?),
-        };
-        Ok(Self {
+        Self {
             root: root.clone(),
             place,
             meter,
-            registry,
-        })
+        }
     }
 
     /// Opens a root over a store that somebody else opened, such as one that fails on purpose.
@@ -93,9 +93,8 @@ impl Storage {
     pub fn over(root: &Root, store: Arc<dyn ObjectStore>) -> Self {
         Self {
             root: root.clone(),
-            place: Place::Remote(store),
+            place: Place::Remote(Remote::over(store)),
             meter: Meter::default(),
-            registry: None,
         }
     }
 
@@ -109,6 +108,13 @@ impl Storage {
     #[must_use]
     pub fn meter(&self) -> Meter {
         self.meter.clone()
+    }
+
+    /// Has whoever comes next open the storage anew, with the credentials that there are by then.
+    pub fn renew(&self) {
+        if let Place::Remote(remote) = &self.place {
+            remote.shut();
+        }
     }
 
     /// Asks the storage for something that it cannot have, to learn whether it answers and lets us in.
@@ -190,13 +196,10 @@ impl Storage {
     async fn is_there(&self, key: &str, digest: Digest, size: u64) -> Result<bool, StorageError> {
         match self.check_artifact(key, digest, size).await {
             // A registry throws away what no manifest of its own names.
-            Ok(()) => match &self.registry {
-                Some(registry) => {
-                    let is_tagged = registry.is_tagged(digest).await;
-                    is_tagged.map_err(|error| self.error(key, error))
-                }
-                None => Ok(true),
-            },
+            Ok(()) => {
+                let ask = |registry: Registry| async move { registry.is_tagged(digest).await };
+                Ok(self.ask_registry(key, ask).await?.unwrap_or(true))
+            }
             Err(StorageError::Damaged { .. } | StorageError::NotFound { .. }) => Ok(false),
             Err(error) => Err(error),
         }
@@ -229,13 +232,8 @@ impl Storage {
     ///
     /// Fails if the registry does not take the tag.
     pub async fn name_version(&self, digest: Digest, tag: &str) -> Result<(), StorageError> {
-        match &self.registry {
-            Some(registry) => {
-                let named = registry.retag(digest, tag).await;
-                named.map_err(|error| self.error(tag, error))
-            }
-            None => Ok(()),
-        }
+        let ask = |registry: Registry| async move { registry.retag(digest, tag).await };
+        self.ask_registry(tag, ask).await.map(drop)
     }
 
     /// Reads an artifact where it lies and compares it with its digest.
@@ -329,11 +327,10 @@ impl Storage {
     ///
     /// Fails if the root is no registry, if there is no such image, or if it is no single component.
     pub async fn find_tag(&self, reference: &str) -> Result<(String, Digest, u64), StorageError> {
-        let Some(registry) = &self.registry else {
-            return Err(self.unable("no registry, and only a registry has tags"));
-        };
-        let found = registry.find(reference).await;
-        let found = found.map_err(|error| self.error(reference, error))?;
+        let ask = |registry: Registry| async move { registry.find(reference).await };
+        let found = self.ask_registry(reference, ask).await?;
+        let found =
+            found.ok_or_else(|| self.unable("no registry, and only a registry has tags"))?;
         Ok((key::artifact(found.digest), found.digest, found.size))
     }
 
@@ -455,7 +452,7 @@ impl Storage {
     /// Opens the place; a folder after a look that the way to the key does not lead out of it.
     async fn store(&self, key: &str) -> Result<Arc<dyn ObjectStore>, StorageError> {
         let folder = match &self.place {
-            Place::Remote(store) => return Ok(store.clone()),
+            Place::Remote(remote) => return Ok(Arc::new(remote.clone())),
             Place::Folder(folder) => folder.clone(),
         };
         let wanted = key.to_owned();
@@ -470,6 +467,24 @@ impl Storage {
         match opened {
             Some(store) => Ok(Arc::new(store)),
             None => Err(self.refused(key, "a symbolic link lies on its way")),
+        }
+    }
+
+    /// Asks the registry itself; none if the storage is another.
+    async fn ask_registry<T, F>(
+        &self,
+        key: &str,
+        ask: impl Fn(Registry) -> F + Send + Sync,
+    ) -> Result<Option<T>, StorageError>
+    where
+        F: Future<Output = object_store::Result<T>> + Send,
+    {
+        match &self.place {
+            Place::Folder(_) => Ok(None),
+            Place::Remote(remote) => {
+                let asked = remote.ask_registry(ask).await;
+                asked.map_err(|error| self.error(key, error))
+            }
         }
     }
 

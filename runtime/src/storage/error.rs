@@ -50,6 +50,16 @@ pub enum StorageError {
         /// The system's words.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// The storage answers, and takes everything but this.
+    #[error("`{root}` does not take `{key}`")]
+    NotTaken {
+        /// The storage root.
+        root: String,
+        /// The object.
+        key: String,
+        /// The system's words.
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// A key that waft never makes, or one that leads out of the root through a link.
     #[error("`{key}` may not be used in `{root}`: {why}")]
     Refused {
@@ -102,7 +112,10 @@ impl StorageError {
         key: &str,
         error: impl Into<Box<dyn Error + Send + Sync>>,
     ) -> Self {
-        let source = error.into();
+        let source = match told_before(error.into()) {
+            Ok(told) => return told,
+            Err(source) => source,
+        };
         let (root, key) = (root.to_string(), key.to_owned());
         let meaning = meaning(source.as_ref());
         // Its text repeats what it comes from, and may hold a signed URL.
@@ -140,6 +153,11 @@ impl StorageError {
                 key: key.clone(),
                 source: again(source.as_ref()),
             },
+            Self::NotTaken { root, key, source } => Self::NotTaken {
+                root: root.clone(),
+                key: key.clone(),
+                source: again(source.as_ref()),
+            },
             Self::Other { root, key, source } => Self::Other {
                 root: root.clone(),
                 key: key.clone(),
@@ -151,6 +169,16 @@ impl StorageError {
                 source: other.to_string().into(),
             },
         }
+    }
+
+    /// Tells whether it is the place that fails, for whoever asks it for whatever: it is away, lets us not
+    /// in, or is full. No run is to blame for that, and the next would fare no better.
+    #[must_use]
+    pub const fn is_of_place(&self) -> bool {
+        matches!(
+            self,
+            Self::Denied { .. } | Self::Full { .. } | Self::Other { .. }
+        )
     }
 
     /// Returns what mends it, where there is something to say.
@@ -222,6 +250,20 @@ fn meaning(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
         next = error.source();
     }
     None
+}
+
+/// Finds what a storage could not be opened for, which was told when it was tried.
+fn told_before(
+    error: Box<dyn Error + Send + Sync>,
+) -> Result<StorageError, Box<dyn Error + Send + Sync>> {
+    let error = match error.downcast::<object_store::Error>() {
+        Ok(error) => match *error {
+            object_store::Error::Generic { source, .. } if source.is::<StorageError>() => source,
+            other => Box::new(other),
+        },
+        Err(error) => error,
+    };
+    error.downcast::<StorageError>().map(|told| *told)
 }
 
 /// Leaves out what stands behind the `?` of URLs: signatures lie there.

@@ -8,6 +8,7 @@
 mod backend;
 mod cache;
 mod credentials;
+mod door;
 mod error;
 mod folder;
 pub mod key;

@@ -8,6 +8,7 @@
 mod uploader;
 mod writer;
 
+use std::io::Write as _;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, OnceLock};
 
@@ -19,8 +20,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::uploader::Uploader;
 use self::writer::Writer;
+use super::backend::REACH;
+use super::door::{Door, House, Remote};
 use super::error::WHOLE;
-use super::{Kind, Meter, Root, StorageError, folder, key, remote};
+use super::{Kind, Root, StorageError, folder, key};
 use crate::clock::Clock;
 use crate::config::Access;
 use crate::model::artifact::Digest;
@@ -43,15 +46,8 @@ pub struct Results {
 struct Place {
     root: Root,
     name: String,
-    kept: Kept,
+    house: House,
     clock: Clock,
-}
-
-/// Where the segments lie.
-#[derive(Clone, Debug)]
-enum Kept {
-    Folder(Arc<Dir>),
-    Remote(Arc<dyn ObjectStore>),
 }
 
 /// A value on its way into a segment.
@@ -73,37 +69,48 @@ impl Results {
         access: &Access,
         clock: Clock,
     ) -> Result<Self, StorageError> {
-        let kept = match root.folder() {
-            Some(path) => {
-                let dir = folder::open_or_make(path).and_then(|dir| {
-                    folder::make_durable(&dir, "segments")?;
-                    Ok(dir)
-                });
-                let dir = dir.map_err(|error| StorageError::of(root, "segments", error))?;
-                Kept::Folder(Arc::new(dir))
-            }
-            None if root.is_read_only() => {
-                return Err(StorageError::Unable {
-                    root: root.to_string(),
-                    why: "a web server and read-only; name another storage in `[results]`",
-                });
-            }
-            None => Kept::Remote(remote::open(root, access, &Meter::default())?),
-        };
-        Ok(Self::of(root, host, kept, clock))
+        let results = Self::at(root, host, access, clock)?;
+        results.place.house.open(root)?;
+        if let House::Folder(door) = &results.place.house {
+            let made = door
+                .enter_here()
+                .and_then(|entered| Ok(folder::make_durable(&entered.place, "segments")?));
+            made.map_err(|error| StorageError::of(root, "segments", error))?;
+        }
+        Ok(results)
+    }
+
+    /// As [`Results::open`], and opens the place at the first use, which fails where opening does.
+    ///
+    /// # Errors
+    ///
+    /// Fails if nothing can be put under such a root.
+    pub fn at(
+        root: &Root,
+        host: &str,
+        access: &Access,
+        clock: Clock,
+    ) -> Result<Self, StorageError> {
+        if root.is_read_only() {
+            return Err(StorageError::Unable {
+                root: root.to_string(),
+                why: "a web server and read-only; name another storage in `[results]`",
+            });
+        }
+        Ok(Self::of(root, host, House::new(root, access), clock))
     }
 
     /// Opens results over a store that somebody else opened, such as one that fails on purpose.
     #[must_use]
     pub fn over(root: &Root, store: Arc<dyn ObjectStore>, clock: Clock) -> Self {
-        Self::of(root, "", Kept::Remote(store), clock)
+        Self::of(root, "", House::Remote(Remote::over(store)), clock)
     }
 
-    fn of(root: &Root, host: &str, kept: Kept, clock: Clock) -> Self {
+    fn of(root: &Root, host: &str, house: House, clock: Clock) -> Self {
         let place = Place {
             root: root.clone(),
             name: root.name_on(host),
-            kept,
+            house,
             clock,
         };
         Self {
@@ -118,19 +125,27 @@ impl Results {
         &self.place.name
     }
 
-    /// Asks the storage for something that it cannot have, to learn whether it answers and lets us in.
+    /// Returns where the outputs of tasks lie, for the cache of them that lies there too.
+    pub(super) fn house(&self) -> (&Root, &House) {
+        (&self.place.root, &self.place.house)
+    }
+
+    /// Has whoever comes next open the storage anew, with the credentials that there are by then.
+    pub fn renew(&self) {
+        self.place.house.shut();
+    }
+
+    /// Asks the storage for something that it cannot have, to learn whether it answers and lets us in. In
+    /// a folder something is written and taken away again.
     ///
     /// # Errors
     ///
     /// Fails if it is out of reach, or refuses us.
     pub async fn reach(&self) -> Result<(), StorageError> {
-        let Kept::Remote(store) = &self.place.kept else {
-            return Ok(());
-        };
-        let key = key::segment(0, rand::random());
-        match store.head(&ObjectPath::from(key.as_str())).await {
-            Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(StorageError::of(&self.place.root, WHOLE, error)),
+        let place = &self.place;
+        match &place.house {
+            House::Folder(door) => look_at_folder(&place.root, door).await,
+            House::Remote(remote) => look_at(&place.root, remote).await,
         }
     }
 
@@ -140,7 +155,8 @@ impl Results {
     ///
     /// # Errors
     ///
-    /// Fails if it could not be written or flushed; then nothing of it is there.
+    /// Fails if it could not be written or flushed: as [`StorageError::NotTaken`] if the place takes
+    /// everything else. What landed without our hearing of it does no harm: nobody refers to it.
     pub async fn append(&self, value: &Value) -> Result<ResultRef, StorageError> {
         let digest = Digest::of(&value.bytes);
         let (done, kept) = oneshot::channel();
@@ -149,9 +165,9 @@ impl Results {
             done,
         };
         let place = &self.place;
-        let queue = self.queue.get_or_init(|| match &place.kept {
-            Kept::Folder(dir) => Writer::start(&place.root, dir, &place.clock),
-            Kept::Remote(store) => Uploader::start(&place.root, store, &place.clock),
+        let queue = self.queue.get_or_init(|| match &place.house {
+            House::Folder(door) => Writer::start(&place.root, door, &place.clock),
+            House::Remote(remote) => Uploader::start(&place.root, remote, &place.clock),
         });
         let ended = |_| StorageError::of(&place.root, "segments", "the writer has ended");
         queue.send(append).map_err(|_| ended(()))?;
@@ -181,7 +197,7 @@ impl Results {
                 "the result lies under another root",
             ));
         }
-        read_in(&place.root, &place.kept, reference).await
+        read_in(&place.root, &place.house, reference).await
     }
 
     /// Deletes a segment; one that is not there is deleted already.
@@ -195,18 +211,18 @@ impl Results {
     pub async fn delete(&self, key: &str) -> Result<(), StorageError> {
         let place = &self.place;
         check_deletable(&place.root, key)?;
-        let deleted = match &place.kept {
-            Kept::Folder(dir) => {
-                let (dir, name) = (dir.clone(), key.to_owned());
-                let deleted = tokio::task::spawn_blocking(move || {
+        let deleted = match &place.house {
+            House::Folder(door) => {
+                let name = key.to_owned();
+                let deleted = door.work(move |dir| {
                     dir.remove_file(&name)?;
-                    folder::sync_above(&dir, &name)
+                    folder::sync_above(dir, &name)
                 });
-                let deleted = deleted.await.map_err(std::io::Error::other).flatten();
+                let deleted = deleted.await;
                 deleted.map_err(|error| StorageError::of(&place.root, key, error))
             }
-            Kept::Remote(store) => {
-                let deleted = store.delete(&ObjectPath::from(key)).await;
+            House::Remote(remote) => {
+                let deleted = remote.delete(&ObjectPath::from(key)).await;
                 deleted.map_err(|error| StorageError::of(&place.root, key, error))
             }
         };
@@ -239,17 +255,48 @@ impl Results {
                 "it is a folder of another host",
             ));
         }
-        let kept = match root.folder() {
+        let house = match root.folder() {
             Some(path) => {
-                let dir = folder::open(path);
-                let dir =
-                    dir.map_err(|error| StorageError::of(&root, &reference.segment, error))?;
-                Kept::Folder(Arc::new(dir))
+                let path = path.to_owned();
+                House::Folder(Door::new(move || folder::open(&path).map(Arc::new)))
             }
-            None => Kept::Remote(remote::open(&root, access, &Meter::default())?),
+            None => House::new(&root, access),
         };
-        read_in(&root, &kept, reference).await
+        read_in(&root, &house, reference).await
     }
+}
+
+/// Looks whether a storage answers and lets us in.
+async fn look_at(root: &Root, remote: &Remote) -> Result<(), StorageError> {
+    let key = key::segment(0, rand::random());
+    let path = ObjectPath::from(key.as_str());
+    match within_reach(root, remote.head(&path)).await? {
+        Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(StorageError::of(root, WHOLE, error)),
+    }
+}
+
+/// Looks whether something can be written into a folder.
+async fn look_at_folder(root: &Root, door: &Door<Arc<Dir>>) -> Result<(), StorageError> {
+    let key = key::segment(0, rand::random());
+    let looked = door.work(move |dir| {
+        folder::make_durable(dir, "segments")?;
+        let mut file = folder::create_new(dir, &key)?;
+        let written = file.write_all(b"\n").and_then(|()| file.sync_data());
+        dir.remove_file(&key)?;
+        written
+    });
+    let looked = within_reach(root, looked).await?;
+    looked.map_err(|error| StorageError::of(root, WHOLE, error))
+}
+
+/// Waits for an answer no longer than a look may take.
+async fn within_reach<T>(root: &Root, look: impl Future<Output = T>) -> Result<T, StorageError> {
+    let looked = tokio::time::timeout(REACH, look).await;
+    looked.map_err(|_| {
+        let silent = format!("no answer for {} s", REACH.as_secs());
+        StorageError::of(root, WHOLE, silent)
+    })
 }
 
 /// Makes sure that a key is that of a segment, in a storage from which something can be deleted.
@@ -283,7 +330,7 @@ fn refused(root: &str, reference: &ResultRef, why: &'static str) -> StorageError
     }
 }
 
-async fn read_in(root: &Root, kept: &Kept, reference: &ResultRef) -> Result<Value, StorageError> {
+async fn read_in(root: &Root, house: &House, reference: &ResultRef) -> Result<Value, StorageError> {
     let end = reference.offset.checked_add(reference.length);
     let Some(end) =
         end.filter(|_| key::is_segment(&reference.segment) && reference.length <= VALUE_BYTES_MAX)
@@ -297,18 +344,17 @@ async fn read_in(root: &Root, kept: &Kept, reference: &ResultRef) -> Result<Valu
         wanted: reference.digest.to_string(),
         got,
     };
-    let bytes = match kept {
-        Kept::Folder(dir) => {
-            let (dir, wanted) = (dir.clone(), reference.clone());
-            let read = tokio::task::spawn_blocking(move || read_stretch(&dir, &wanted)).await;
-            let read = read.map_err(std::io::Error::other).flatten();
+    let bytes = match house {
+        House::Folder(door) => {
+            let wanted = reference.clone();
+            let read = door.work(move |dir| read_stretch(dir, &wanted)).await;
             read.map_err(|error| StorageError::of(root, &reference.segment, error))?
         }
         // A range of nothing is none that a server understands.
-        Kept::Remote(_) if reference.length == 0 => Some(Bytes::new()),
-        Kept::Remote(store) => {
+        House::Remote(_) if reference.length == 0 => Some(Bytes::new()),
+        House::Remote(remote) => {
             let path = ObjectPath::from(reference.segment.as_str());
-            let read = store.get_range(&path, reference.offset..end).await;
+            let read = remote.get_range(&path, reference.offset..end).await;
             Some(read.map_err(|error| StorageError::of(root, &reference.segment, error))?)
         }
     };

@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use tokio::sync::OnceCell;
 
-use super::{Meter, Root, StorageError, folder, key, remote};
+use super::door::{House, Remote, Shut};
+use super::{Results, Root, StorageError, folder, key};
 use crate::config::Access;
 use crate::model::artifact::Digest;
 use crate::model::value::Value;
@@ -36,14 +37,8 @@ pub struct TaskCache {
 
 struct Place {
     root: Root,
-    kept: Kept,
+    house: House,
     secret: OnceCell<Secret>,
-}
-
-/// Where the entries lie.
-enum Kept {
-    Folder(Arc<Dir>),
-    Remote(Arc<dyn ObjectStore>),
 }
 
 /// The key of a storage's entries.
@@ -87,27 +82,29 @@ impl TaskCache {
     ///
     /// Fails if a folder cannot be made, or if the storage is not configured.
     pub fn open(root: &Root, access: &Access) -> Result<Self, StorageError> {
-        let kept = match root.folder() {
-            Some(path) => {
-                let dir = folder::open_or_make(path);
-                let dir = dir.map_err(|error| StorageError::of(root, KEY_FILE, error))?;
-                Kept::Folder(Arc::new(dir))
-            }
-            None => Kept::Remote(remote::open(root, access, &Meter::default())?),
-        };
-        Ok(Self::of(root, kept))
+        let house = House::new(root, access);
+        house.open(root)?;
+        Ok(Self::of(root, house))
+    }
+
+    /// Names the cache that lies beside results, behind their door: it is opened with them, and anew with
+    /// them.
+    #[must_use]
+    pub fn beside(results: &Results) -> Self {
+        let (root, house) = results.house();
+        Self::of(root, house.clone())
     }
 
     /// Opens the cache over a store that somebody else opened, such as one that fails on purpose.
     #[must_use]
     pub fn over(root: &Root, store: Arc<dyn ObjectStore>) -> Self {
-        Self::of(root, Kept::Remote(store))
+        Self::of(root, House::Remote(Remote::over(store)))
     }
 
-    fn of(root: &Root, kept: Kept) -> Self {
+    fn of(root: &Root, house: House) -> Self {
         let place = Place {
             root: root.clone(),
-            kept,
+            house,
             secret: OnceCell::new(),
         };
         Self {
@@ -123,14 +120,13 @@ impl TaskCache {
         let secret = self.place.secret().await.ok()?;
         let code = secret.code(key);
         let name = key::task_entry(&code);
-        let bytes = match &self.place.kept {
-            Kept::Folder(dir) => {
-                let dir = dir.clone();
-                let read = tokio::task::spawn_blocking(move || read_file(&dir, &name));
-                read.await.ok()?.ok()?
+        let bytes = match &self.place.house {
+            House::Folder(door) => {
+                let read = door.work(move |dir| read_file(dir, &name));
+                read.await.ok()?
             }
-            Kept::Remote(store) => {
-                let got = store.get(&ObjectPath::from(name.as_str())).await.ok()?;
+            House::Remote(remote) => {
+                let got = remote.get(&ObjectPath::from(name.as_str())).await.ok()?;
                 if got.meta.size > ENTRY_BYTES_MAX {
                     return None;
                 }
@@ -154,21 +150,19 @@ impl TaskCache {
         let secret = self.place.secret().await?;
         let code = secret.code(key);
         let name = key::task_entry(&code);
-        let error = |error| StorageError::of(&self.place.root, &name, error);
+        let error = |error: Shut| StorageError::of(&self.place.root, &name, error);
         let head = secret
             .head(&code, value, expires_at)
             .map_err(|e| error(e.into()))?;
-        match &self.place.kept {
-            Kept::Folder(dir) => {
-                let (dir, name, bytes) = (dir.clone(), name.clone(), value.bytes.clone());
-                let write =
-                    tokio::task::spawn_blocking(move || write_file(&dir, &name, &head, &bytes));
-                let written = write.await.map_err(io::Error::other).flatten();
-                written.map_err(|e| error(Box::<dyn std::error::Error + Send + Sync>::from(e)))
+        match &self.place.house {
+            House::Folder(door) => {
+                let (name, bytes) = (name.clone(), value.bytes.clone());
+                let written = door.work(move |dir| write_file(dir, &name, &head, &bytes));
+                written.await.map_err(error)
             }
-            Kept::Remote(store) => {
+            House::Remote(remote) => {
                 let payload = PutPayload::from_iter([Bytes::from(head), value.bytes.clone()]);
-                let put = store.put(&ObjectPath::from(name.as_str()), payload).await;
+                let put = remote.put(&ObjectPath::from(name.as_str()), payload).await;
                 put.map(drop).map_err(|e| error(e.into()))
             }
         }
@@ -179,17 +173,10 @@ impl Place {
     /// Reads the key of the cache, or makes it. Of two that make it at once, the first one's counts.
     async fn secret(&self) -> Result<Secret, StorageError> {
         let read = || async {
-            let error = |error| StorageError::of(&self.root, KEY_FILE, error);
-            match &self.kept {
-                Kept::Folder(dir) => {
-                    let dir = dir.clone();
-                    let read = tokio::task::spawn_blocking(move || secret_file(&dir)).await;
-                    let read = read.map_err(io::Error::other).flatten();
-                    read.map_err(|e| error(Box::<dyn std::error::Error + Send + Sync>::from(e)))
-                }
-                Kept::Remote(store) => secret_object(store.as_ref())
-                    .await
-                    .map_err(|e| error(e.into())),
+            let error = |error: Shut| StorageError::of(&self.root, KEY_FILE, error);
+            match &self.house {
+                House::Folder(door) => door.work(secret_file).await.map_err(error),
+                House::Remote(remote) => secret_object(remote).await.map_err(|e| error(e.into())),
             }
         };
         self.secret.get_or_try_init(read).await.copied()

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::path::Path;
-use object_store::{ObjectStore, PutMode, PutOptions, PutPayload};
+use object_store::{ObjectStore as _, PutMode, PutOptions, PutPayload};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{Append, BATCH_VALUES};
+use super::{Append, BATCH_VALUES, look_at};
 use crate::clock::Clock;
+use crate::storage::door::Remote;
 use crate::storage::{Root, StorageError, key};
 
 /// How long the first value of a batch waits for others at most.
@@ -21,20 +22,20 @@ const UPLOADS: usize = 4;
 /// The task that gathers. It ends with the last [`Results`](super::Results) that feeds it.
 pub(super) struct Uploader {
     root: Root,
-    store: Arc<dyn ObjectStore>,
+    remote: Remote,
     clock: Clock,
 }
 
 impl Uploader {
     pub(super) fn start(
         root: &Root,
-        store: &Arc<dyn ObjectStore>,
+        remote: &Remote,
         clock: &Clock,
     ) -> mpsc::UnboundedSender<Append> {
         let (queue, appends) = mpsc::unbounded_channel();
         let uploader = Self {
             root: root.clone(),
-            store: store.clone(),
+            remote: remote.clone(),
             clock: clock.clone(),
         };
         tokio::spawn(Arc::new(uploader).run(appends));
@@ -81,14 +82,7 @@ impl Uploader {
         let end = bytes::Bytes::from_static(b"\n");
         let chunks = batch.iter().map(|append| append.bytes.clone()).chain([end]);
         let payload = PutPayload::from_iter(chunks);
-        let options = PutOptions::from(PutMode::Overwrite);
-        let put = self
-            .store
-            .put_opts(&Path::from(key.as_str()), payload, options)
-            .await;
-        let error = put
-            .err()
-            .map(|error| StorageError::of(&self.root, &key, error));
+        let error = self.keep(&key, payload).await.err();
         if let Some(error) = &error {
             let why = std::error::Error::source(error).map(ToString::to_string);
             tracing::error!(%error, why, "results could not be kept");
@@ -102,6 +96,46 @@ impl Uploader {
                 None => Ok((segment.clone(), offset)),
                 Some(error) => Err(error.twin()),
             });
+        }
+    }
+
+    /// Puts an object; once more if the place answers a look in between, since it may have been away for a
+    /// moment only. Under one key the second put does no harm to a first that landed.
+    ///
+    /// Says of a place that answers each look, and takes it neither time, that it is not the place.
+    async fn keep(&self, key: &str, payload: PutPayload) -> Result<(), StorageError> {
+        let Err(error) = self.put_once(key, payload.clone()).await else {
+            return Ok(());
+        };
+        let is_unclear = matches!(error, StorageError::Other { .. });
+        if !is_unclear || look_at(&self.root, &self.remote).await.is_err() {
+            return Err(error);
+        }
+        tracing::debug!(%error, "results are put once more");
+        match self.put_once(key, payload).await {
+            Err(StorageError::Other { root, key, source })
+                if look_at(&self.root, &self.remote).await.is_ok() =>
+            {
+                Err(StorageError::NotTaken { root, key, source })
+            }
+            answer => answer,
+        }
+    }
+
+    async fn put_once(&self, key: &str, payload: PutPayload) -> Result<(), StorageError> {
+        let options = PutOptions::from(PutMode::Overwrite);
+        let put = self
+            .remote
+            .put_opts(&Path::from(key), payload, options)
+            .await;
+        match put {
+            Ok(_) => Ok(()),
+            // What is put is there never before, so it is the place that is not.
+            Err(error @ object_store::Error::NotFound { .. }) => {
+                let words = error.to_string();
+                Err(StorageError::of(&self.root, key, words))
+            }
+            Err(error) => Err(StorageError::of(&self.root, key, error)),
         }
     }
 }

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::{Append, BATCH_VALUES};
 use crate::clock::Clock;
+use crate::storage::door::{Door, Shut};
 use crate::storage::{Root, StorageError, folder, key};
 
 /// Bytes after which the next segment begins, so that the cleaner can take away old ones.
@@ -25,7 +26,7 @@ const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// The thread that writes. It ends with the last [`Results`](super::Results) that feeds it.
 pub(super) struct Writer {
     root: Root,
-    dir: Arc<Dir>,
+    door: Door<Arc<Dir>>,
     clock: Clock,
     segment: Option<Segment>,
     buffer: Vec<u8>,
@@ -49,13 +50,13 @@ impl Segment {
 impl Writer {
     pub(super) fn start(
         root: &Root,
-        dir: &Arc<Dir>,
+        door: &Door<Arc<Dir>>,
         clock: &Clock,
     ) -> mpsc::UnboundedSender<Append> {
         let (queue, appends) = mpsc::unbounded_channel();
         let mut writer = Self {
             root: root.clone(),
-            dir: dir.clone(),
+            door: door.clone(),
             clock: clock.clone(),
             segment: None,
             buffer: Vec::new(),
@@ -93,7 +94,12 @@ impl Writer {
         for append in batch.iter() {
             self.buffer.extend_from_slice(&append.bytes);
         }
-        let written = self.write_buffer();
+        let written = self.write_buffer().or_else(|error| {
+            tracing::debug!(%error, "results are written once more, into a folder that is opened anew");
+            self.segment = None;
+            self.door.shut();
+            self.write_buffer()
+        });
         let (segment, mut at) = match written {
             Ok(place) => place,
             Err(error) => {
@@ -142,9 +148,11 @@ impl Writer {
     }
 
     fn begin(&self, begun: Timestamp) -> io::Result<Segment> {
+        let dir = self.door.enter_here().map_err(opened)?.place;
         let key = key::segment(begun.as_microsecond(), rand::random());
-        let file = folder::create_new(&self.dir, &key)?;
-        folder::sync_above(&self.dir, &key)?;
+        folder::make_durable(&dir, "segments")?;
+        let file = folder::create_new(&dir, &key)?;
+        folder::sync_above(&dir, &key)?;
         Ok(Segment {
             key: key.into(),
             file,
@@ -160,5 +168,13 @@ impl Writer {
             None => io::Error::new(error.kind(), error.to_string()),
         };
         StorageError::of(&self.root, key, again)
+    }
+}
+
+/// Returns the system's error for which a folder could not be opened.
+fn opened(error: Shut) -> io::Error {
+    match error.downcast::<io::Error>() {
+        Ok(error) => *error,
+        Err(error) => io::Error::other(error),
     }
 }
