@@ -16,7 +16,7 @@ use super::session::Session;
 use super::turn::deal;
 use super::waiting::Presence;
 use crate::clock::Monotonic;
-use crate::model::id::{FlowRunId, ProjectId};
+use crate::model::id::{FlowRunId, FlowVersionId, ProjectId};
 use crate::model::limit;
 use crate::wire::{ClaimedRun, Claims};
 
@@ -71,6 +71,7 @@ impl App {
     ) -> Result<Vec<ClaimedRun>, DbError> {
         let now = self.clock.now();
         let heads = self.open_heads(tx, session, now).await?;
+        let shunned = session.shuns(self.clock.monotonic());
         let mut chosen = Vec::new();
         let mut heads = heads.as_slice();
         while let Some(first) = heads.first().filter(|_| chosen.len() < count) {
@@ -79,7 +80,8 @@ impl App {
                 .take_while(|head| head.rank == first.rank)
                 .count();
             let (rank, rest) = heads.split_at(same);
-            chosen.extend(self.choose(tx, rank, now, count - chosen.len()).await?);
+            let left = count - chosen.len();
+            chosen.extend(self.choose(tx, rank, &shunned, now, left).await?);
             heads = rest;
         }
         self.hand_over(tx, session, chosen, now).await
@@ -92,11 +94,10 @@ impl App {
         session: &Session,
         now: Timestamp,
     ) -> Result<Vec<Head>, DbError> {
-        let monotonic = self.clock.monotonic();
         let mut open = Vec::new();
         for head in flow_run::heads(tx).await? {
             let id = head.requirement_id;
-            if head.scheduled_at > now || session.shuns(id, monotonic) {
+            if head.scheduled_at > now {
                 continue;
             }
             let is_satisfied = match session.is_known_to_satisfy(id) {
@@ -114,17 +115,19 @@ impl App {
         Ok(open)
     }
 
-    /// Chooses among lines of one priority: one run from each project in turn, the earlier due first.
+    /// Chooses among lines of one priority: one run from each project in turn, the earlier due first, and
+    /// none of a version that the agent shuns.
     async fn choose(
         &self,
         tx: &mut Tx,
         heads: &[Head],
+        shunned: &[FlowVersionId],
         now: Timestamp,
         count: usize,
     ) -> Result<Vec<Candidate>, DbError> {
         let mut queues: HashMap<ProjectId, Vec<Candidate>> = HashMap::new();
         for head in heads {
-            for candidate in flow_run::line(tx, head, now, count as u32).await? {
+            for candidate in flow_run::line(tx, head, shunned, now, count as u32).await? {
                 let project = candidate.standing.project_id;
                 queues.entry(project).or_default().push(candidate);
             }

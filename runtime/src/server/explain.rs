@@ -9,6 +9,7 @@ use super::db::realm::Realm;
 use super::db::tx::Tx;
 use super::db::{agent, task_run};
 use super::error::Answer;
+use crate::model::id::FlowVersionId;
 use crate::model::requirement::{Missing, Requirement};
 use crate::model::run::denial_parts;
 use crate::model::state::State;
@@ -43,7 +44,7 @@ pub(super) async fn explain(
         return Ok(explanation);
     }
     let required = app.db.memory.requirement(tx, found.requirement_id).await?;
-    explanation.agents = lacks(app, tx, realm, found.requirement_id, &required).await?;
+    explanation.agents = lacks(app, tx, realm, found.version.id, &required).await?;
     let now = app.clock.now();
     match run.scheduled_at > now {
         true => explanation.summary = format!("it is due at {}", run.scheduled_at),
@@ -97,7 +98,7 @@ async fn lacks(
     app: &App,
     tx: &mut Tx,
     realm: &Realm,
-    requirement_id: i64,
+    version: FlowVersionId,
     required: &Requirement,
 ) -> Answer<Vec<AgentLack>> {
     let now = app.clock.monotonic();
@@ -111,11 +112,9 @@ async fn lacks(
         let free_slots = kept.slots.saturating_sub(load);
         let missing = required.missing_from(&kept.offer);
         let mut words: Vec<String> = missing.iter().map(Missing::to_string).collect();
-        if session
-            .as_ref()
-            .is_some_and(|one| one.shuns(requirement_id, now))
-        {
-            words.push("has declined it a moment ago".to_owned());
+        let shunned = session.as_ref();
+        if let Some(why) = shunned.and_then(|one| one.why_shunned(version, now)) {
+            words.push(format!("has declined it a moment ago: {why}"));
         }
         if missing.is_empty() && is_polling && free_slots == 0 {
             words.push("has no free slot".to_owned());
@@ -151,10 +150,8 @@ fn weigh(explanation: &mut Explanation) {
         ("an agent can take it and is about to".to_owned(), None)
     } else if let Some(agent) = polling.iter().find(|agent| agent.missing.is_empty()) {
         let summary = format!("the agent `{}` {}", agent.agent, agent.words.join(" and "));
-        (
-            summary,
-            Some("waft agent start --limit N with more slots, or another agent".to_owned()),
-        )
+        let hint = "waft agent start --limit N with more slots, or another agent";
+        (summary, (agent.free_slots == 0).then(|| hint.to_owned()))
     } else {
         let nearest = polling.iter().min_by_key(|agent| agent.missing.len());
         let lacking = nearest.map_or(String::new(), |agent| sentence(agent, &polling));

@@ -15,10 +15,10 @@ use super::db::agent;
 use super::db::memory::Memory;
 use super::error::{ApiError, Code};
 use crate::clock::Monotonic;
-use crate::model::id::{AgentId, SessionId};
+use crate::model::id::{AgentId, FlowVersionId, SessionId};
 use crate::model::requirement::{Offer, Requirement};
 
-/// How long a requirement is not offered to an agent that has just declined a run with it.
+/// How long the runs of a version are not given to an agent that has just declined one of them.
 const SHUNNED: Duration = Duration::from_secs(60);
 /// How long an agent counts as polling after its last call ended: it is between two calls.
 const BETWEEN_CALLS: Duration = Duration::from_secs(5);
@@ -42,6 +42,7 @@ pub struct Session {
     has_left: AtomicBool,
     memory: Memory,
     numbered: Mutex<Numbered>,
+    shunned: Mutex<HashMap<FlowVersionId, Shunned>>,
     open_calls: AtomicU32,
     heard: Mutex<Heard>,
 }
@@ -51,7 +52,12 @@ pub struct Session {
 struct Numbered {
     undone: u64,
     satisfied: HashMap<i64, bool>,
-    shunned: HashMap<i64, Monotonic>,
+}
+
+/// A version whose artifact the agent could not get ready.
+struct Shunned {
+    since: Monotonic,
+    why: String,
 }
 
 #[derive(Clone, Copy)]
@@ -90,6 +96,7 @@ impl Session {
             has_left: AtomicBool::new(false),
             memory,
             numbered: Mutex::default(),
+            shunned: Mutex::default(),
             open_calls: AtomicU32::new(0),
             heard: Mutex::new(Heard {
                 last: now,
@@ -112,16 +119,33 @@ impl Session {
         self.numbered().satisfied.get(&id).copied()
     }
 
-    /// Notes that the agent has declined a run: it is not offered the like for a minute.
-    pub(super) fn shun(&self, id: i64, now: Monotonic) {
-        self.numbered().shunned.insert(id, now);
+    /// Notes that the agent has declined a run: it is given no run of that version for a minute. What needs
+    /// the same of an agent and is another artifact goes on.
+    pub(super) fn shun(&self, version: FlowVersionId, why: String, now: Monotonic) {
+        let mut shunned = self.shunned();
+        shunned.retain(|_, shunned| now.since(shunned.since) < SHUNNED);
+        shunned.insert(version, Shunned { since: now, why });
     }
 
-    /// Tells whether the agent has declined such a run a moment ago.
-    pub(super) fn shuns(&self, id: i64, now: Monotonic) -> bool {
-        let numbered = self.numbered();
-        let at = numbered.shunned.get(&id);
-        at.is_some_and(|at| now.since(*at) < SHUNNED)
+    /// Returns why the agent has declined a run of a version a moment ago.
+    pub(super) fn why_shunned(&self, version: FlowVersionId, now: Monotonic) -> Option<String> {
+        let shunned = self.shunned();
+        let found = shunned.get(&version);
+        let found = found.filter(|found| now.since(found.since) < SHUNNED);
+        found.map(|found| found.why.clone())
+    }
+
+    /// Lists the versions of which the agent has declined a run a moment ago.
+    pub(super) fn shuns(&self, now: Monotonic) -> Vec<FlowVersionId> {
+        let shunned = self.shunned();
+        let lately = shunned
+            .iter()
+            .filter(|(_, shunned)| now.since(shunned.since) < SHUNNED);
+        lately.map(|(version, _)| *version).collect()
+    }
+
+    fn shunned(&self) -> MutexGuard<'_, HashMap<FlowVersionId, Shunned>> {
+        self.shunned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn numbered(&self) -> MutexGuard<'_, Numbered> {
@@ -303,22 +327,24 @@ pub(super) mod tests {
         let now = Clock::default().monotonic();
         let session = session(1, Offer::default(), memory.clone(), now);
         assert!(session.satisfies(7, &Requirement::default()));
-        session.shun(7, now);
         assert_eq!(session.is_known_to_satisfy(7), Some(true));
-        assert!(session.shuns(7, now));
         memory.forget();
         assert_eq!(session.is_known_to_satisfy(7), None);
-        assert!(!session.shuns(7, now));
     }
 
     #[test]
-    fn a_declined_requirement_is_offered_again_after_a_minute() {
+    fn a_declined_version_is_given_again_after_a_minute() {
         let now = Clock::default().monotonic();
         let session = session(1, Offer::default(), Memory::default(), now);
-        session.shun(7, now);
-        assert!(session.shuns(7, now + (SHUNNED - Duration::from_millis(1))));
-        assert!(!session.shuns(7, now + SHUNNED));
-        assert!(!session.shuns(8, now));
+        let [one, other] = [1, 2].map(|nth| FlowVersionId::at(0, nth));
+        session.shun(one, "its bytes are missing".to_owned(), now);
+        let late = now + (SHUNNED - Duration::from_millis(1));
+        assert_eq!(session.shuns(late), [one]);
+        let why = session.why_shunned(one, late);
+        assert_eq!(why.as_deref(), Some("its bytes are missing"));
+        assert_eq!(session.why_shunned(other, late), None);
+        assert_eq!(session.why_shunned(one, now + SHUNNED), None);
+        assert!(session.shuns(now + SHUNNED).is_empty());
     }
 
     #[test]

@@ -75,7 +75,8 @@ impl Waiting {
         line.len()
     }
 
-    /// Wakes the first `count` polls whose agent may take runs with this requirement now.
+    /// Wakes the first `count` polls whose agent may take runs with this requirement now. One that has declined
+    /// something a moment ago may find nothing for itself, so it is woken beside them.
     pub(super) fn wake(
         &self,
         id: i64,
@@ -85,14 +86,14 @@ impl Waiting {
     ) {
         let may_take = |session: &Session| {
             let known = session.is_known_to_satisfy(id);
-            known.unwrap_or_else(|| session.satisfies(id, requirement)) && !session.shuns(id, now)
+            known.unwrap_or_else(|| session.satisfies(id, requirement))
         };
         let mut left = count;
         let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         line.retain(|waiter| {
             let is_next = left > 0 && may_take(&waiter.session);
             if is_next {
-                left -= 1;
+                left -= usize::from(waiter.session.shuns(now).is_empty());
                 *waiter.woken_for() = Some(WokenFor {
                     id,
                     requirement: requirement.clone(),
@@ -168,6 +169,7 @@ mod tests {
     use super::super::session::tests::{replace, session};
     use super::*;
     use crate::clock::Clock;
+    use crate::model::id::FlowVersionId;
     use crate::model::label::Labels;
     use crate::model::requirement::Offer;
 
@@ -228,15 +230,21 @@ mod tests {
     }
 
     #[test]
-    fn who_has_declined_such_a_run_a_moment_ago_is_passed_over() {
+    fn who_has_declined_something_a_moment_ago_is_woken_beside_the_next() {
         let mut line = Line::new();
         let (first, second) = (line.enter("gpu"), line.enter("gpu"));
-        first.waiter.session.shun(1, line.now);
+        let shun = |place: &Place, now| {
+            let version = FlowVersionId::at(0, 1);
+            place.waiter.session.shun(version, String::new(), now);
+        };
+        shun(&first, line.now);
         line.wake(1, "gpu", 1);
-        assert!(!is_woken(&first) && is_woken(&second));
+        assert!(is_woken(&first) && is_woken(&second));
+        let (first, second) = (line.enter("gpu"), line.enter("gpu"));
+        shun(&first, line.now);
         line.now = line.now + Duration::from_secs(60);
         line.wake(1, "gpu", 1);
-        assert!(is_woken(&first));
+        assert!(is_woken(&first) && !is_woken(&second));
     }
 
     #[test]
@@ -262,11 +270,10 @@ mod tests {
         assert_eq!([&other, &second].map(is_woken), [false, true]);
         // And on, to whoever comes in the meantime.
         let (third, fourth) = (line.enter("gpu"), line.enter("gpu"));
-        third.waiter.session.shun(1, line.now);
         drop(second);
         assert_eq!(
             [&other, &third, &fourth].map(is_woken),
-            [false, false, true]
+            [false, true, false]
         );
     }
 

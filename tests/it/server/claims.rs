@@ -330,6 +330,39 @@ async fn a_run_whose_claims_never_reach_an_agent_is_given_up() {
     assert!(agent.poll(1).await.is_empty());
 }
 
+/// What needs the same of an agent and is another artifact goes on, however many of the declined wait first.
+#[tokio::test]
+async fn a_declined_run_holds_up_its_own_version_only() {
+    let world = World::new().await;
+    world.register("gone").await;
+    world.register("etl").await;
+    let declined = world.create("gone").await;
+    let agent = world.agent("mira").await;
+    let claimed = agent.poll(1).await;
+    assert_eq!(claimed[0].flow_run_id, declined.id);
+    let decline = FlowRunMoved {
+        event: Event::Decline,
+        message: "its bytes are missing".to_owned(),
+        code: None,
+        result: None,
+    };
+    let decline = vec![Happening::FlowRun(decline)];
+    agent.tell(lease(&claimed[0]), decline).await;
+    for _ in 0..3 {
+        world.create("gone").await;
+    }
+    let other = world.create("etl").await;
+    let claimed = agent.poll(4).await;
+    let ids: Vec<_> = claimed.iter().map(|run| run.flow_run_id).collect();
+    assert_eq!(ids, [other.id]);
+    let explained = world.client.explain(declined.id).await.unwrap();
+    let words = "has declined it a moment ago: its bytes are missing";
+    assert_eq!(explained.agents[0].words, [words]);
+    assert_eq!(explained.summary, format!("the agent `mira` {words}"));
+    world.clock.pass(Duration::from_secs(60));
+    assert_eq!(agent.poll(4).await.len(), 4);
+}
+
 #[tokio::test]
 async fn explain_names_what_is_missing() {
     let world = World::new().await;

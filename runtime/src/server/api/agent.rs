@@ -436,8 +436,8 @@ pub(super) async fn report(
         );
     }
     app.tell(&outcome.touched);
-    for id in outcome.declined {
-        session.shun(id, app.clock.monotonic());
+    for (version, why) in outcome.declined {
+        session.shun(version, why, app.clock.monotonic());
     }
     for id in outcome.waiting {
         app.announce(id, now, 1).await;

@@ -483,15 +483,34 @@ pub(super) const LINE: &str = standing!(
      ORDER BY scheduled_at LIMIT $4"
 );
 
-/// Reads the first due runs of a line.
+/// As [`LINE`] without some versions. Only the first of the line are looked at, so that what is left out
+/// costs no more, however much of it waits.
+pub(super) const LINE_WITHOUT: &str = standing!(
+    "WHERE id IN (SELECT n.id FROM flow_run n WHERE n.state = 'Scheduled' \
+     AND n.requirement_id = $1 AND n.rank = $2 AND n.scheduled_at <= $3 \
+     ORDER BY n.scheduled_at LIMIT 1000) \
+     AND hex(flow_version_id) NOT IN (SELECT value FROM json_each($5)) \
+     ORDER BY scheduled_at LIMIT $4"
+);
+
+/// Reads the first due runs of a line, but for those of some versions.
 pub async fn line(
     tx: &mut Tx,
     head: &Head,
+    without: &[FlowVersionId],
     now: Timestamp,
     limit: u32,
 ) -> Result<Vec<Candidate>, DbError> {
-    let args = args![head.requirement_id, head.rank, now, limit];
-    let rows = tx.rows(LINE, args).await?;
+    let mut args = args![head.requirement_id, head.rank, now, limit];
+    let sql = match without {
+        [] => LINE,
+        _ => {
+            let hex = without.iter().map(|id| hex::encode_upper(id.as_bytes()));
+            args.push(Json(hex.collect::<Vec<_>>()).into());
+            LINE_WITHOUT
+        }
+    };
+    let rows = tx.rows(sql, args).await?;
     rows.iter()
         .map(|row| {
             let Json(parameters) = row.get(21)?;

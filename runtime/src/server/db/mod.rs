@@ -290,6 +290,7 @@ mod tests {
         for sql in [
             flow_run::HEADS,
             flow_run::LINE,
+            flow_run::LINE_WITHOUT,
             flow_run::READ.text(3),
             flow_run::APPLY.text(3),
             lease::RENEW.text(3),

@@ -18,7 +18,7 @@ use super::segment::{self, Used};
 use super::task_run::{self, Kept, Key};
 use super::tx::{Arg, Tx};
 use super::{DbError, card, log_line};
-use crate::model::id::{AgentId, FlowRunId};
+use crate::model::id::{AgentId, FlowRunId, FlowVersionId};
 use crate::model::run::{Card, FlowRunMoved, Happening, LogLine, TaskRunKey, TaskRunMoved};
 use crate::model::state::{Event, State};
 use crate::wire::{LeaseKey, Report};
@@ -56,8 +56,8 @@ pub struct Outcome {
     pub touched: Vec<FlowRunId>,
     /// Requirements of runs that the agent handed back: they wait again.
     pub waiting: Vec<i64>,
-    /// Requirements of runs that the agent declined.
-    pub declined: Vec<i64>,
+    /// Versions of which the agent declined a run, and why.
+    pub declined: Vec<(FlowVersionId, String)>,
     /// Reports that made no sense where the run stood, and were left out.
     pub refused: u64,
 }
@@ -227,7 +227,8 @@ impl<'a> Sheet<'a> {
         if run.state == State::Scheduled {
             self.released.insert(id);
             if moved.event == Event::Decline {
-                self.outcome.declined.push(run.requirement_id);
+                let declined = (run.flow_version_id, message.clone());
+                self.outcome.declined.push(declined);
             }
         }
         true
