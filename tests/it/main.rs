@@ -18,6 +18,7 @@ mod kills;
 mod kit;
 mod lifecycle;
 mod manual;
+mod outages;
 mod preview1;
 mod refusals;
 mod retention;

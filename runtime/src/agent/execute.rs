@@ -16,10 +16,11 @@ use tokio::sync::{mpsc, watch};
 use super::Agent;
 use super::lease::{Hold, Lease};
 use super::ready::{Ready, Step, Unready};
+use super::session::REST_AWAY;
 use super::slots::Slot;
 use crate::model::run::{FlowRunMoved, Happening};
 use crate::model::state::Event;
-use crate::runner::{Job, Order, Told};
+use crate::runner::{Job, LOST_RESULTS, Order, Told};
 use crate::wire::ClaimedRun;
 
 /// From the claim to the first attempt. Fetching and compiling the largest artifact takes a
@@ -84,8 +85,15 @@ async fn run(agent: &Agent, claimed: ClaimedRun, ready: Ready, lease: &Arc<Lease
     };
     let run = agent.runner.run(job(claimed, ready), lease.orders(), tell);
     let (ended, ()) = tokio::join!(run, pass_on);
-    match ended.moved.event {
-        Event::Lose => given_up(lease),
+    let FlowRunMoved { event, code, .. } = &ended.moved;
+    if code.as_deref() == Some(LOST_RESULTS) {
+        // Before the run is handed back, or it would come here again.
+        let results = agent.places.results.name();
+        agent.session.rest(results, REST_AWAY).await;
+    }
+    match (event, code) {
+        (Event::Lose, Some(_)) if lease.is_good() => ended.moved,
+        (Event::Lose, _) => given_up(lease),
         _ => ended.moved,
     }
 }
@@ -137,14 +145,14 @@ async fn tell_steps(
     std::future::pending().await
 }
 
-/// Says what becomes of a run that cannot begin here, and leaves the root alone that refused it.
+/// Says what becomes of a run that cannot begin here, and leaves the roots alone that failed it.
 async fn hand_back(agent: &Agent, unready: Unready) -> FlowRunMoved {
     match unready {
         Unready::Rejected { code, message } => end(Event::Fail, code, message),
         Unready::Broken { code, message } => end(Event::Crash, code, message),
-        Unready::Declined { root, message } => {
-            if let Some(root) = root {
-                agent.session.rest(&root).await;
+        Unready::Declined { rests, message } => {
+            for (root, least) in rests {
+                agent.session.rest(&root, least).await;
             }
             end(Event::Decline, "artifact.missing", message)
         }

@@ -77,7 +77,10 @@ async fn open_session(client: Client) -> Session {
         Clock::default(),
         hello,
         name.note(),
-        Roots::default(),
+        Roots {
+            results: "file:///b".to_owned(),
+            ..Roots::default()
+        },
     )
     .await;
     opened.unwrap().0

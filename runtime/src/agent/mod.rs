@@ -12,6 +12,7 @@ mod execute;
 mod fake;
 mod lease;
 mod lock;
+mod places;
 mod poller;
 mod ready;
 mod report;
@@ -39,11 +40,12 @@ use crate::model::limit::{Limits, TaskLimits};
 use crate::model::requirement::Offer;
 use crate::runner::{self, Runner};
 use crate::sandbox::{Powers, Sandbox};
-use crate::storage::{ArtifactCache, Results, Root, Storage, TaskCache};
+use crate::storage::{ArtifactCache, Root, TaskCache};
 use crate::wire::{NewSession, PROTOCOL};
 
 use lease::Leases;
 use lock::NameLock;
+use places::Places;
 use ready::Shelf;
 use report::{Queue, Reports};
 use session::{Roots, Session};
@@ -104,6 +106,7 @@ pub struct Agent {
     slots: Slots,
     shelf: Shelf,
     runner: Runner,
+    places: Places,
     sweeper: Sweeper,
     clock: Clock,
     stop: watch::Sender<Stop>,
@@ -129,29 +132,29 @@ enum Stop {
 }
 
 impl Agent {
-    /// Starts an agent: takes its name, opens its storages, says hello, and asks for work.
+    /// Starts an agent: takes its name, looks at its storages, says hello, and asks for work.
+    ///
+    /// A storage that is away or lets nobody in is not offered before it answers; where nothing is in
+    /// reach, the agent waits.
     ///
     /// # Errors
     ///
-    /// Fails if another agent of this `WAFT_HOME` has the name, if a root cannot be opened, or if
-    /// the server does not answer or refuses. Once started, an agent outlasts any outage.
+    /// Fails if another agent of this `WAFT_HOME` has the name, if no results can ever be kept where they
+    /// are to be, or if the server does not answer or refuses. Once started, an agent outlasts any outage.
     pub async fn start(settings: AgentSettings) -> anyhow::Result<Running> {
         let name = settings.name.clone();
         let lock = NameLock::take(&settings.home, &name)?;
-        let storages = open_storages(&settings)?;
+        let places = Places::new(&settings)?;
         let cache = Home::new(settings.home.clone()).artifact_cache();
         let cache = ArtifactCache::open_bounded(&cache, settings.artifact_cache_max)?;
-        let results = open_results(&settings)?;
-        let (sweeper, sweep) = Sweeper::new(results.clone(), storages.clone());
-        let runner = open_runner(&settings, results)?;
+        let (sweeper, sweep) = Sweeper::new(places.results.clone(), places.storages.clone());
+        let runner = runner(&settings, &places);
 
         let roots = Roots {
             labels: root_labels(&settings),
-            away: out_of_reach(&storages).await,
+            results: places.results.name().to_owned(),
+            away: places.away().await,
         };
-        runner.results().reach().await.with_context(|| {
-            format!("this agent could keep no results in `{}`", settings.results)
-        })?;
 
         let hello = hello(&settings);
         let clock = settings.clock.clone();
@@ -167,12 +170,13 @@ impl Agent {
             slots: Slots::new(settings.slots),
             shelf: Shelf::new(
                 settings.sandbox,
-                storages,
+                places.storages.clone(),
                 cache,
                 settings.artifact_max,
                 clock.clone(),
             ),
             runner,
+            places,
             sweeper,
             clock,
             stop: watch::Sender::new(Stop::No),
@@ -194,7 +198,7 @@ impl Agent {
                 poller::listen(&self),
                 lease::renew(&self.leases, &self.session),
                 lease::watch(&self.leases),
-                self.session.wake_roots(&self.shelf),
+                self.session.wake_roots(&self.places),
                 sweep.run(&self.session),
             );
         };
@@ -313,31 +317,6 @@ async fn panic_of(loops: &mut JoinSet<()>) -> Box<dyn Any + Send> {
     std::future::pending().await
 }
 
-fn open_storages(settings: &AgentSettings) -> anyhow::Result<HashMap<String, Storage>> {
-    settings
-        .roots
-        .iter()
-        .map(|root| {
-            let storage = Storage::open(root, &settings.access)
-                .with_context(|| format!("cannot open the root `{root}`"))?;
-            Ok((root.to_string(), storage))
-        })
-        .collect()
-}
-
-/// Finds the roots that do not answer or let nobody in, so that they are not offered.
-async fn out_of_reach(storages: &HashMap<String, Storage>) -> Vec<String> {
-    let looks = storages.iter().map(|(root, storage)| async move {
-        let error = storage.reach().await.err()?;
-        let hint = error.hint().unwrap_or_default();
-        let error = anyhow::Error::new(error);
-        tracing::warn!(storage.root = %root, error = format!("{error:#}"), hint, "a root is out of reach");
-        Some(root.clone())
-    });
-    let away = futures::future::join_all(looks).await;
-    away.into_iter().flatten().collect()
-}
-
 /// Returns the label that each root is offered with, unless labels are wanted by hand only.
 fn root_labels(settings: &AgentSettings) -> HashMap<String, String> {
     if !settings.has_auto_labels {
@@ -350,24 +329,16 @@ fn root_labels(settings: &AgentSettings) -> HashMap<String, String> {
     labels.collect()
 }
 
-fn open_results(settings: &AgentSettings) -> anyhow::Result<Results> {
-    let (root, clock) = (&settings.results, settings.clock.clone());
-    let results = Results::open(root, &settings.hostname, &settings.access, clock);
-    results.with_context(|| format!("opening the results in `{root}`"))
-}
-
-fn open_runner(settings: &AgentSettings, results: Results) -> anyhow::Result<Runner> {
-    let root = &settings.results;
-    let opening = || format!("cannot open the results in `{root}`");
-    Ok(Runner::new(runner::Settings {
+fn runner(settings: &AgentSettings, places: &Places) -> Runner {
+    Runner::new(runner::Settings {
         sandbox: settings.sandbox.clone(),
-        results,
-        task_cache: TaskCache::open(root, &settings.access).with_context(opening)?,
+        results: places.results.clone(),
+        task_cache: TaskCache::beside(&places.results),
         powers: settings.powers.clone(),
         ceiling: settings.ceiling.clone(),
         clock: settings.clock.clone(),
         parallel: settings.parallel,
-    }))
+    })
 }
 
 /// Returns what the agent says of itself.
@@ -404,6 +375,7 @@ fn offer(settings: &AgentSettings) -> Offer {
         },
         abilities: session::abilities(),
         roots: roots.chain([results]).collect(),
+        results_away: None,
     }
 }
 

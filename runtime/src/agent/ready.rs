@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::{OnceCell, watch};
 
+use super::places::rest_after;
 use crate::clock::{Clock, Monotonic};
 use crate::model::artifact::Digest;
 use crate::model::flow::{Body, Definition, Described};
@@ -46,9 +47,9 @@ pub(crate) enum Step {
 /// Why a run cannot begin here.
 #[derive(Debug)]
 pub(crate) enum Unready {
-    /// Another agent may be luckier, and this one leaves the root alone for a while.
+    /// Another agent may be luckier, and this one leaves roots alone for a while.
     Declined {
-        root: Option<String>,
+        rests: Vec<(String, Duration)>,
         message: String,
     },
     /// The flow's doing.
@@ -97,14 +98,6 @@ impl Shelf {
             artifact_max,
             clock,
             places: Mutex::default(),
-        }
-    }
-
-    /// Tells whether a root of this agent answers and lets it in.
-    pub(crate) async fn is_in_reach(&self, root: &str) -> bool {
-        match self.storages.get(root) {
-            Some(storage) => storage.reach().await.is_ok(),
-            None => true,
         }
     }
 
@@ -164,7 +157,7 @@ impl Shelf {
     async fn fetch(&self, claimed: &ClaimedRun) -> Result<PathBuf, Unready> {
         if claimed.artifact_size > self.artifact_max {
             return Err(Unready::Declined {
-                root: None,
+                rests: Vec::new(),
                 message: format!(
                     "{} has {} bytes; this agent takes {} at most (agent.max.artifact)",
                     claimed.artifact, claimed.artifact_size, self.artifact_max
@@ -172,10 +165,7 @@ impl Shelf {
             });
         }
         let own = |location: &&Location| self.storages.contains_key(&location.root);
-        let mut failed = Unready::Declined {
-            root: None,
-            message: format!("{} lies under none of this agent's roots", claimed.artifact),
-        };
+        let mut failed = Vec::new();
         for location in claimed.locations.iter().filter(own) {
             let fetched = self.storages[&location.root]
                 .fetch_artifact(
@@ -187,10 +177,11 @@ impl Shelf {
                 .await;
             match fetched {
                 Ok(bytes) => return Ok(bytes),
-                Err(error) => failed = unfetched(&error, location),
+                Err(error) => failed.push((location, error)),
             }
         }
-        Err(failed)
+        let is_everywhere = failed.len() == claimed.locations.len();
+        Err(unfetched(claimed.artifact, &failed, is_everywhere))
     }
 
     /// Has the component say what it is, and compares that with what was registered.
@@ -275,33 +266,39 @@ fn lie(message: &str) -> Unready {
     }
 }
 
-/// Says what a failed fetch means for the run.
-fn unfetched(error: &StorageError, location: &Location) -> Unready {
-    let message = format!(
-        "cannot fetch `{}` from `{}`: {}",
-        location.key,
-        location.root,
-        chain(error)
-    );
-    match error {
-        StorageError::Damaged { .. } => Unready::Broken {
+/// Says what it means for a run that its artifact was fetched from none of its places. It is damaged only if
+/// it is damaged in each of them: one that does not answer, or that this agent does not have, may hold it whole.
+fn unfetched(
+    artifact: Digest,
+    failed: &[(&Location, StorageError)],
+    is_everywhere: bool,
+) -> Unready {
+    if failed.is_empty() {
+        return Unready::Declined {
+            rests: Vec::new(),
+            message: format!("{artifact} lies under none of this agent's roots"),
+        };
+    }
+    let said = failed.iter().map(|(Location { root, key }, error)| {
+        format!("cannot fetch `{key}` from `{root}`: {}", chain(error))
+    });
+    let message = said.collect::<Vec<_>>().join("; ");
+    let is_damaged = |(_, error): &(_, StorageError)| matches!(error, StorageError::Damaged { .. });
+    if is_everywhere && failed.iter().all(is_damaged) {
+        return Unready::Broken {
             code: "artifact.damaged",
             message,
-        },
-        // Only what ails the whole root lets it rest: one object that is missing, or a key that nobody may
-        // read, is the trouble of one flow, and the agent's own cache is none of the storage's.
-        StorageError::Denied { root, .. } | StorageError::Other { root, .. }
-            if *root == location.root =>
-        {
-            Unready::Declined {
-                root: Some(location.root.clone()),
-                message,
-            }
-        }
-        _ => Unready::Declined {
-            root: None,
-            message,
-        },
+        };
+    }
+    // Only what ails the whole root lets it rest: one object that is missing is the trouble of one flow, and
+    // the agent's own cache is none of the storage's.
+    let rests = failed.iter().filter(|(location, error)| {
+        matches!(error, StorageError::Denied { root, .. } | StorageError::Other { root, .. } if *root == location.root)
+    });
+    let rests = rests.map(|(location, error)| (location.root.clone(), rest_after(error)));
+    Unready::Declined {
+        rests: rests.collect(),
+        message,
     }
 }
 
@@ -326,4 +323,91 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = next.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(root: &str, error: fn(String, String) -> StorageError) -> (Location, StorageError) {
+        let location = Location {
+            root: root.to_owned(),
+            key: "k".to_owned(),
+        };
+        let error = error(location.root.clone(), location.key.clone());
+        (location, error)
+    }
+
+    fn damaged(root: String, key: String) -> StorageError {
+        let (wanted, got) = ("one".to_owned(), "another".to_owned());
+        StorageError::Damaged {
+            root,
+            key,
+            wanted,
+            got,
+        }
+    }
+
+    fn away(root: String, key: String) -> StorageError {
+        let source = "no answer".into();
+        StorageError::Other { root, key, source }
+    }
+
+    fn closed(root: String, key: String) -> StorageError {
+        let source = "forbidden".into();
+        StorageError::Denied { root, key, source }
+    }
+
+    fn missing(root: String, key: String) -> StorageError {
+        StorageError::NotFound { root, key }
+    }
+
+    fn judge(failed: Vec<(Location, StorageError)>, is_everywhere: bool) -> Unready {
+        let (places, errors): (Vec<_>, Vec<_>) = failed.into_iter().unzip();
+        let failed: Vec<_> = places.iter().zip(errors).collect();
+        unfetched(Digest::of(b""), &failed, is_everywhere)
+    }
+
+    #[test]
+    fn an_artifact_is_damaged_only_if_it_is_in_each_of_its_places() {
+        let (a, b) = ("s3://a", "oci://b/c");
+        let both = || vec![failed(a, damaged), failed(b, damaged)];
+        let Unready::Broken { code, message } = judge(both(), true) else {
+            panic!("it is damaged everywhere");
+        };
+        assert_eq!(code, "artifact.damaged");
+        assert!(message.contains(a) && message.contains(b), "{message}");
+        // Another agent has the root of a third place.
+        assert!(matches!(judge(both(), false), Unready::Declined { .. }));
+        for (other, rests) in [(missing as fn(_, _) -> _, 0), (away, 1), (closed, 1)] {
+            for places in [
+                vec![failed(a, damaged), failed(b, other)],
+                vec![failed(a, other), failed(b, damaged)],
+            ] {
+                let declined = judge(places, true);
+                let Unready::Declined {
+                    rests: own,
+                    message,
+                } = declined
+                else {
+                    panic!("{declined:?}");
+                };
+                assert_eq!(own.len(), rests, "{own:?}");
+                assert!(message.contains(a) && message.contains(b), "{message}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_root_that_failed_as_a_whole_rests_by_what_it_said() {
+        let places = vec![failed("s3://a", away), failed("oci://b/c", closed)];
+        let Unready::Declined { rests, .. } = judge(places, true) else {
+            panic!("nothing is damaged");
+        };
+        let [a, b] = rests.as_slice() else {
+            panic!("{rests:?}");
+        };
+        assert_eq!((a.0.as_str(), b.0.as_str()), ("s3://a", "oci://b/c"));
+        assert!(a.1 < b.1, "what refuses us has to be mended by somebody");
+    }
 }

@@ -12,10 +12,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::lock::SessionNote;
-use super::ready::Shelf;
+use super::places::{Places, rest_after};
 use crate::client::{Client, ClientError, Refused};
 use crate::clock::{Clock, Monotonic};
 use crate::model::id::SessionId;
@@ -25,17 +25,21 @@ use crate::wire::{self, Leave, NewSession, PROTOCOL};
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 /// The longest pause of those who are in no hurry.
 pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// How long a root is not offered after a fetch from it was refused.
-const REST: Duration = Duration::from_secs(5 * 60);
+/// How long a root is not offered that refuses us, and the longest rest of one that does not answer.
+pub(super) const REST: Duration = Duration::from_secs(5 * 60);
+/// How long one is not offered that does not answer; twice as long after each look in vain.
+pub(super) const REST_AWAY: Duration = Duration::from_secs(5);
 
 /// One agent's line to its server.
 pub(crate) struct Session {
     client: Client,
     clock: Clock,
     hello: NewSession,
-    root_labels: HashMap<String, String>,
+    roots: Roots,
     note: SessionNote,
-    resting: Mutex<HashMap<String, Monotonic>>,
+    rests: Mutex<HashMap<String, Rest>>,
+    /// Says that a root rests from now.
+    rested: Notify,
     opened: Mutex<SessionId>,
     opening: tokio::sync::Mutex<()>,
     /// Whether the agent takes no more runs.
@@ -44,26 +48,54 @@ pub(crate) struct Session {
     returns: watch::Sender<u64>,
 }
 
-/// What an agent offers by the roots that it fetches from.
+/// What an agent offers by its roots.
 #[derive(Default)]
 pub(crate) struct Roots {
     /// The label that each is offered with.
     pub(crate) labels: HashMap<String, String>,
-    /// Those that are out of reach at the start.
-    pub(crate) away: Vec<String>,
+    /// The one where results are kept.
+    pub(crate) results: String,
+    /// Those that are out of reach at the start, and how long they rest.
+    pub(crate) away: Vec<(String, Duration)>,
+}
+
+/// The rest of a root that was away, kept for a while after its end.
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    length: Duration,
+    until: Monotonic,
+    is_over: bool,
+}
+
+impl Rest {
+    fn begin(length: Duration, now: Monotonic) -> Self {
+        Self {
+            length,
+            until: now + length,
+            is_over: false,
+        }
+    }
+
+    /// Begins the rest after this one: longer if this one was of no avail.
+    fn again(self, least: Duration, now: Monotonic) -> Self {
+        let length = match self.is_over && now.since(self.until) >= REST {
+            true => least,
+            false => (self.length * 2).clamp(least, REST),
+        };
+        Self::begin(length, now)
+    }
 }
 
 /// Leaves the roots that rest out of an offer, and puts the labels of the others in.
-fn offered(
-    hello: &NewSession,
-    labels: &HashMap<String, String>,
-    resting: &HashMap<String, Monotonic>,
-) -> NewSession {
+fn offered(hello: &NewSession, roots: &Roots, rests: &HashMap<String, Rest>) -> NewSession {
     let mut hello = hello.clone();
-    let is_offered = |root: &String| !resting.contains_key(root);
-    hello.offer.roots.retain(is_offered);
-    let labels = labels.iter().filter(|(root, _)| is_offered(root));
+    let is_offered = |root: &str| rests.get(root).is_none_or(|rest| rest.is_over);
+    hello.offer.roots.retain(|root| is_offered(root));
+    let labels = roots.labels.iter().filter(|(root, _)| is_offered(root));
     labels.for_each(|(_, label)| hello.offer.labels.insert(label.clone()));
+    hello.offer.results_away = Some(&roots.results)
+        .filter(|root| !is_offered(root))
+        .cloned();
     hello
 }
 
@@ -89,9 +121,11 @@ impl Session {
         roots: Roots,
     ) -> anyhow::Result<(Self, wire::Session)> {
         hello.replaces = note.read();
-        let until = clock.monotonic() + REST;
-        let resting = roots.away.into_iter().map(|root| (root, until)).collect();
-        let first = offered(&hello, &roots.labels, &resting);
+        let now = clock.monotonic();
+        let away = roots.away.iter();
+        let rests = away.map(|(root, length)| (root.clone(), Rest::begin(*length, now)));
+        let rests = rests.collect();
+        let first = offered(&hello, &roots, &rests);
         let opened = client
             .open_session(&first)
             .await
@@ -109,8 +143,9 @@ impl Session {
             clock,
             hello,
             note,
-            root_labels: roots.labels,
-            resting: Mutex::new(resting),
+            roots,
+            rests: Mutex::new(rests),
+            rested: Notify::new(),
             opened: Mutex::new(opened.session_id),
             opening: tokio::sync::Mutex::default(),
             has_left: AtomicBool::new(false),
@@ -174,34 +209,84 @@ impl Session {
         self.has_left.load(Ordering::Relaxed)
     }
 
-    /// Stops offering a root for a while, since a fetch from it was refused.
-    pub(crate) async fn rest(&self, root: &str) {
-        let until = self.clock.monotonic() + REST;
-        let is_news = lock(&self.resting).insert(root.to_owned(), until).is_none();
+    /// Stops offering a root for so long at least, since it failed somebody. One where results are kept
+    /// takes every offer with it.
+    ///
+    /// Returns when the server knows, so that what is handed back after it does not come here again.
+    pub(crate) async fn rest(&self, root: &str, least: Duration) {
+        let now = self.clock.monotonic();
+        let is_news = {
+            let mut rests = lock(&self.rests);
+            match rests.get(root).copied() {
+                Some(rest) if !rest.is_over => false,
+                before => {
+                    let rest = before.map_or_else(
+                        || Rest::begin(least, now),
+                        |before| before.again(least, now),
+                    );
+                    rests.insert(root.to_owned(), rest);
+                    true
+                }
+            }
+        };
+        self.rested.notify_one();
         if is_news {
             self.offer_anew().await;
         }
     }
 
     /// Offers roots again whose rest is over and that are in reach, for as long as the agent lives.
-    pub(crate) async fn wake_roots(&self, shelf: &Shelf) {
+    pub(crate) async fn wake_roots(&self, places: &Places) {
         loop {
-            self.clock.sleep(REST / 10).await;
-            let now = self.clock.monotonic();
-            let resting = lock(&self.resting).clone();
-            let rested = resting.into_iter().filter(|(_, until)| *until <= now);
-            let mut is_news = false;
-            for (root, _) in rested {
-                if shelf.is_in_reach(&root).await {
-                    lock(&self.resting).remove(&root);
-                    is_news = true;
-                } else {
-                    lock(&self.resting).insert(root, now + REST);
+            let first = {
+                let rests = lock(&self.rests);
+                let resting = rests.values().filter(|rest| !rest.is_over);
+                resting.map(|rest| rest.until).min()
+            };
+            let due = async {
+                match first {
+                    Some(at) => self.clock.sleep(at.since(self.clock.monotonic())).await,
+                    None => std::future::pending().await,
                 }
+            };
+            tokio::select! {
+                () = due => self.look_at_rested(places).await,
+                () = self.rested.notified() => {}
             }
-            if is_news {
-                self.offer_anew().await;
-            }
+        }
+    }
+
+    async fn look_at_rested(&self, places: &Places) {
+        let now = self.clock.monotonic();
+        let rests = lock(&self.rests).clone();
+        let rested = rests
+            .into_iter()
+            .filter(|(_, rest)| !rest.is_over && rest.until <= now);
+        let looks = rested.map(async |(root, rest)| {
+            let looked = places.look_again(&root).await;
+            let now = self.clock.monotonic();
+            let rest = match &looked {
+                Ok(()) => {
+                    tracing::info!(storage.root = root, "a root is in reach again");
+                    Rest {
+                        until: now,
+                        is_over: true,
+                        ..rest
+                    }
+                }
+                Err(error) => {
+                    let least = rest_after(error);
+                    let error = error.to_string();
+                    tracing::debug!(storage.root = root, error, "a root is still out of reach");
+                    rest.again(least, now)
+                }
+            };
+            lock(&self.rests).insert(root, rest);
+            looked.is_ok()
+        });
+        let woken = futures::future::join_all(looks).await;
+        if woken.contains(&true) {
+            self.offer_anew().await;
         }
     }
 
@@ -247,7 +332,7 @@ impl Session {
 
     /// Returns what the agent says of itself now: without the roots that rest.
     fn hello(&self) -> NewSession {
-        offered(&self.hello, &self.root_labels, &lock(&self.resting))
+        offered(&self.hello, &self.roots, &lock(&self.rests))
     }
 
     /// Waits, but no longer than until somebody has reached the server.
@@ -387,8 +472,8 @@ mod tests {
     #[tokio::test]
     async fn a_root_that_rests_is_not_offered() {
         let (server, session) = fake::session().await;
-        session.rest("file:///a").await;
-        session.rest("file:///a").await;
+        session.rest("file:///a", REST).await;
+        session.rest("file:///a", REST).await;
         let server = server.lock().unwrap();
         assert_eq!(
             server.hellos.len(),
@@ -399,5 +484,31 @@ mod tests {
             server.hellos[1].offer.roots,
             ["file:///b".to_owned()].into()
         );
+    }
+
+    #[tokio::test]
+    async fn an_agent_whose_results_rest_offers_to_take_nothing() {
+        let (server, session) = fake::session().await;
+        assert_eq!(server.lock().unwrap().hellos[0].offer.results_away, None);
+        session.rest("file:///b", REST_AWAY).await;
+        let server = server.lock().unwrap();
+        let away = server.hellos[1].offer.results_away.as_deref();
+        assert_eq!(away, Some("file:///b"));
+    }
+
+    #[test]
+    fn a_rest_is_twice_as_long_after_one_of_no_avail() {
+        let now = Clock::default().monotonic();
+        let mut rest = Rest::begin(REST_AWAY, now);
+        for seconds in [10, 20, 40, 80, 160, 300, 300] {
+            rest = rest.again(REST_AWAY, rest.until);
+            assert_eq!(rest.length.as_secs(), seconds);
+        }
+        // It answered a look and failed somebody at once again.
+        let mut over = Rest::begin(REST_AWAY, now);
+        over.is_over = true;
+        assert_eq!(over.again(REST_AWAY, over.until).length, REST_AWAY * 2);
+        assert_eq!(over.again(REST_AWAY, over.until + REST).length, REST_AWAY);
+        assert_eq!(over.again(REST, over.until).length, REST);
     }
 }

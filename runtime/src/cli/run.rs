@@ -119,10 +119,11 @@ fn runner(
     call: &Call,
 ) -> Done<Runner> {
     let (root, access) = (agent::results_root(call)?, call.config.access());
+    let results = Results::open(&root, &hostname(), &access, call.clock.clone())?;
     Ok(Runner::new(Settings {
         sandbox,
-        results: Results::open(&root, &hostname(), &access, call.clock.clone())?,
-        task_cache: TaskCache::open(&root, &access)?,
+        task_cache: TaskCache::beside(&results),
+        results,
         powers,
         ceiling,
         clock: call.clock.clone(),
@@ -288,9 +289,11 @@ fn tell_end(
     call: &Call,
 ) -> Done {
     let flow = &component.definition().name;
-    let state = State::Running
-        .after(end.moved.event)
-        .unwrap_or(State::Crashed);
+    let state = match end.moved.event {
+        // Nobody goes on with it.
+        Event::Lose => State::Crashed,
+        event => State::Running.after(event).unwrap_or(State::Crashed),
+    };
     let took = words::millis_between(story.started_at, story.ended_at).unwrap_or_default();
     let task_runs = match story.tasks.len() {
         1 => "1 task run".to_owned(),

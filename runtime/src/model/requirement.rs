@@ -63,6 +63,9 @@ pub struct Offer {
     pub abilities: BTreeSet<String>,
     /// The roots it can fetch from and keep results in.
     pub roots: BTreeSet<String>,
+    /// The root where it keeps results, while that is out of reach: it takes no run then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub results_away: Option<String>,
 }
 
 /// One reason why an agent may not take a run.
@@ -83,6 +86,8 @@ pub enum Missing {
     Root(String),
     /// It cannot read the results of the tasks that are already finished.
     Results(String),
+    /// It cannot keep results at the moment, of whatever run.
+    ResultsAway(String),
 }
 
 impl Requirement {
@@ -126,6 +131,7 @@ impl Requirement {
         {
             missing.push(Missing::Results(root.clone()));
         }
+        missing.extend(offer.results_away.clone().map(Missing::ResultsAway));
         missing
     }
 }
@@ -140,6 +146,9 @@ impl fmt::Display for Missing {
             Self::Ability(ability) => write!(f, "is not able to `{ability}`"),
             Self::Root(root) => write!(f, "cannot fetch from `{root}`"),
             Self::Results(root) => write!(f, "cannot read the results in `{root}`"),
+            Self::ResultsAway(root) => {
+                write!(f, "cannot keep results in `{root}`, which is out of reach")
+            }
         }
     }
 }
@@ -179,5 +188,13 @@ mod tests {
         offer.abilities.insert("import:a:b@1".to_owned());
         offer.roots.insert("file:///a".to_owned());
         assert!(requirement.missing_from(&offer).is_empty());
+        offer.results_away = Some("s3://d".to_owned());
+        let lack = Missing::ResultsAway("s3://d".to_owned());
+        for requirement in [requirement, Requirement::default()] {
+            assert_eq!(
+                requirement.missing_from(&offer),
+                std::slice::from_ref(&lack)
+            );
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
@@ -16,15 +17,17 @@ use crate::model::graph::{self, Ended, Ending};
 use crate::model::id::FlowRunId;
 use crate::model::limit::Limits;
 use crate::model::parameter::Bound;
-use crate::model::run::{Card, Happening, LogLine, TaskRunKey, Usage};
+use crate::model::run::{Card, Happening, LogLine, ResultRef, TaskRunKey, Usage};
 use crate::model::value::Value;
 use crate::sandbox::{self, Call, Outcome, Prepared, RunInfo, Said, Says};
-use crate::storage::{CacheBy, CacheKey};
+use crate::storage::{CacheBy, CacheKey, StorageError};
 
 /// Log lines that are told at a time.
 const LINES: usize = 256;
 /// Bytes of log lines after which the next ones are told apart; a report must fit a request.
 const LINES_BYTES: usize = 256 * 1024;
+/// How long a run that waits for the place of its results leaves it alone between two tries.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What all attempts of a run share.
 pub(super) struct Shared {
@@ -42,7 +45,14 @@ pub(super) struct Shared {
     pub(super) tell: Tell,
     /// Set to true, it stops every attempt that is going on.
     pub(super) stop: watch::Sender<bool>,
+    /// Whether a task of it may not be made twice, so that the run is not handed back where it can wait.
+    pub(super) waits_here: bool,
 }
+
+/// Says that the place of results is away, so that the run cannot go on here. Nobody is to blame for that
+/// in the run.
+#[derive(Debug)]
+pub(super) struct Away(pub(super) String);
 
 /// What the attempts of a task may.
 #[derive(Clone, Debug)]
@@ -57,7 +67,7 @@ impl Shared {
         self: Arc<Self>,
         attempt: graph::Attempt,
         turn: OwnedSemaphorePermit,
-    ) -> Ended {
+    ) -> Result<Ended, Away> {
         match AssertUnwindSafe(self.try_attempt(attempt, turn))
             .catch_unwind()
             .await
@@ -65,14 +75,18 @@ impl Shared {
             Ok(ended) => ended,
             Err(_) => {
                 self.runner.panics.fetch_add(1, Ordering::Relaxed);
-                ended(Ending::Crash {
+                Ok(ended(Ending::Crash {
                     message: "the runner itself failed, which is a bug of waft".to_owned(),
-                })
+                }))
             }
         }
     }
 
-    async fn try_attempt(&self, attempt: graph::Attempt, turn: OwnedSemaphorePermit) -> Ended {
+    async fn try_attempt(
+        &self,
+        attempt: graph::Attempt,
+        turn: OwnedSemaphorePermit,
+    ) -> Result<Ended, Away> {
         let slot = attempt.slot;
         let task = &self.described.definition.tasks[slot.task()];
         let cached_by = task
@@ -82,9 +96,9 @@ impl Shared {
         if let Some((cache, inputs)) = &cached_by
             && attempt.number == 1
             && attempt.loop_count == 0
-            && let Some(ended) = self.cached(task, slot, cache, inputs).await
+            && let Some(ended) = self.cached(task, slot, cache, inputs).await?
         {
-            return ended;
+            return Ok(ended);
         }
         let key = attempt.start.task_run.clone();
         let start = Happening::TaskRun(attempt.start);
@@ -119,15 +133,15 @@ impl Shared {
         let ended = self.sandboxed(attempt, said, &key, number).await;
         // What follows waits for the disk, not for a processor.
         drop(turn);
-        let ending = self.ending(ended.outcome).await;
+        let ending = self.ending(ended.outcome).await?;
         if let (Some((cache, inputs)), Ending::Success { value, .. }) = (&cached_by, &ending) {
             self.keep_for_later(task, slot, cache, inputs, value).await;
         }
-        Ended {
+        Ok(Ended {
             ending,
             usage: ended.usage,
             denials: ended.denials,
-        }
+        })
     }
 
     /// Runs the sandbox and tells meanwhile what the guest says.
@@ -256,13 +270,13 @@ impl Shared {
     }
 
     /// Makes durable what must be, and translates the rest.
-    async fn ending(&self, outcome: Outcome) -> Ending {
-        match outcome {
-            Outcome::Output(value) => self.success(String::new(), value).await,
-            Outcome::Success { message, output } => self.success(message, output).await,
-            Outcome::Loop(value) => match self.runner.settings.results.append(&value).await {
+    async fn ending(&self, outcome: Outcome) -> Result<Ending, Away> {
+        Ok(match outcome {
+            Outcome::Output(value) => self.success(String::new(), value).await?,
+            Outcome::Success { message, output } => self.success(message, output).await?,
+            Outcome::Loop(value) => match self.keep(&value).await? {
                 Ok(result) => Ending::Loop { value, result },
-                Err(error) => not_kept(&error),
+                Err(message) => Ending::Crash { message },
             },
             Outcome::Fail { message, is_final } => Ending::Fail {
                 message,
@@ -283,18 +297,52 @@ impl Shared {
             },
             Outcome::Stopped => Ending::Stopped,
             Outcome::Crashed { message } => Ending::Crash { message },
-        }
+        })
     }
 
     /// Keeps an output; a success is one only after that.
-    pub(super) async fn success(&self, message: String, value: Value) -> Ending {
-        match self.runner.settings.results.append(&value).await {
+    pub(super) async fn success(&self, message: String, value: Value) -> Result<Ending, Away> {
+        Ok(match self.keep(&value).await? {
             Ok(result) => Ending::Success {
                 message,
                 value,
                 result,
             },
-            Err(error) => not_kept(&error),
+            Err(message) => Ending::Crash { message },
+        })
+    }
+
+    /// Keeps a value. The inner error is of one that the place does not take, while it takes others.
+    pub(super) async fn keep(&self, value: &Value) -> Result<Result<ResultRef, String>, Away> {
+        let results = &self.runner.settings.results;
+        let kept = self.patiently(|| results.append(value)).await?;
+        Ok(kept.map_err(|error| format!("its output could not be kept: {}", chain(&error))))
+    }
+
+    /// Reads what was kept. The inner error is of a value that is gone or damaged, while others are not.
+    pub(super) async fn read(&self, result: &ResultRef) -> Result<Result<Value, String>, Away> {
+        let results = &self.runner.settings.results;
+        let read = self.patiently(|| results.read(result)).await?;
+        Ok(read.map_err(|error| chain(&error)))
+    }
+
+    /// Asks the place of results, and decides here alone what a failure means for the run: if it is the place
+    /// that fails, the run goes on elsewhere or later. A run that may not be made twice waits for it here, as
+    /// long as it may take.
+    async fn patiently<T, F>(&self, ask: impl Fn() -> F) -> Result<Result<T, StorageError>, Away>
+    where
+        F: Future<Output = Result<T, StorageError>>,
+    {
+        loop {
+            match ask().await {
+                Err(error) if error.is_of_place() && self.waits_here => {
+                    let error = chain(&error);
+                    tracing::warn!(run.id = %self.flow_run_id, error, "it waits for the place of its results");
+                    self.runner.settings.clock.sleep(PATIENCE).await;
+                }
+                Err(error) if error.is_of_place() => return Err(Away(chain(&error))),
+                answer => return Ok(answer),
+            }
         }
     }
 
@@ -305,15 +353,16 @@ impl Shared {
         slot: graph::Slot,
         cache: &flow::Cache,
         inputs: &[(String, Value)],
-    ) -> Option<Ended> {
+    ) -> Result<Option<Ended>, Away> {
         let settings = &self.runner.settings;
         let key = self.cache_key(task, slot, cache, inputs);
-        let value = settings.task_cache.get(&key, settings.clock.now()).await?;
-        let kept = settings.results.append(&value).await;
-        Some(ended(match kept {
+        let Some(value) = settings.task_cache.get(&key, settings.clock.now()).await else {
+            return Ok(None);
+        };
+        Ok(Some(ended(match self.keep(&value).await? {
             Ok(result) => Ending::Cached { value, result },
-            Err(error) => not_kept(&error),
-        }))
+            Err(message) => Ending::Crash { message },
+        })))
     }
 
     async fn keep_for_later(
@@ -369,11 +418,5 @@ pub(super) fn ended(ending: Ending) -> Ended {
         ending,
         usage: Usage::default(),
         denials: Vec::new(),
-    }
-}
-
-fn not_kept(error: &crate::storage::StorageError) -> Ending {
-    Ending::Crash {
-        message: format!("its output could not be kept: {}", chain(error)),
     }
 }

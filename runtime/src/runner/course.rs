@@ -9,9 +9,10 @@ use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::{JoinError, JoinSet};
 
-use super::attempt::{Shared, ended};
-use super::{Inner, Job, Order, RunEnd, Told, Why, chain};
+use super::attempt::{Away, Shared, ended};
+use super::{Inner, Job, LOST_RESULTS, Order, RunEnd, Told, Why};
 use crate::clock::Monotonic;
+use crate::model::flow::OnLost;
 use crate::model::graph::{self, Chore, Ended, Graph, Outcome, Slot, Target};
 use crate::model::limit;
 use crate::model::parameter::Bound;
@@ -47,6 +48,8 @@ pub(super) struct Course {
     outbox: VecDeque<Happening>,
     /// Why the run cannot go on, which is a bug of ours.
     broken: Option<String>,
+    /// Why it cannot go on here, which is nobody's fault in the run.
+    away: Option<Away>,
     has_started: bool,
     started_at: Timestamp,
     timeout: Duration,
@@ -56,6 +59,17 @@ pub(super) struct Course {
 enum Done {
     Ended(Slot, Box<Ended>),
     Loaded(Target, Result<Value, String>),
+    /// Neither here nor now.
+    Away(Away),
+}
+
+impl Done {
+    fn of(slot: Slot, ended: Result<Ended, Away>) -> Self {
+        match ended {
+            Ok(ended) => Self::Ended(slot, Box::new(ended)),
+            Err(away) => Self::Away(away),
+        }
+    }
 }
 
 impl Course {
@@ -98,6 +112,7 @@ impl Course {
                 scheduled_at: job.scheduled_at,
                 tell,
                 stop: watch::Sender::new(false),
+                waits_here: (definition.tasks.iter()).any(|task| task.on_lost == OnLost::Fail),
             }),
             graph,
             spawned: JoinSet::new(),
@@ -109,6 +124,7 @@ impl Course {
             loading: 0,
             outbox: VecDeque::new(),
             broken: None,
+            away: None,
             has_started: false,
         })
     }
@@ -122,20 +138,23 @@ impl Course {
         async move { clock.sleep(left).await }
     }
 
-    /// Carries the run out to its end.
-    pub(super) async fn go(&mut self) -> RunEnd {
+    /// Carries the run out to its end, or until it cannot go on here.
+    pub(super) async fn go(&mut self) -> Result<RunEnd, Why> {
         loop {
             self.flush().await;
+            if let Some(away) = self.away.take() {
+                return Err(Why::Away(away));
+            }
             self.begin_chores();
             if self.graph.has_ready() {
                 self.begin_attempts(None).await;
             }
             if let Some(outcome) = self.graph.outcome() {
                 self.flush().await;
-                return self.finish(outcome).await;
+                return self.finish(outcome).await.map_err(Why::Away);
             }
             if let Some(message) = self.broken.take() {
-                return end(Event::Crash, message, Some("internal".to_owned()));
+                return Ok(end(Event::Crash, message, Some("internal".to_owned())));
             }
             let nap = self.nap();
             tokio::select! {
@@ -152,7 +171,7 @@ impl Course {
     /// Stops everything that is going on and ends the run. What was finished before is told, and
     /// what the others used, unless the run is somebody else's.
     pub(super) async fn stop(mut self, why: Why) -> RunEnd {
-        if !matches!(why, Why::Ordered(Order::Abandon)) {
+        if !matches!(why, Why::Ordered(Order::Abandon) | Why::Away(_)) {
             self.shared.stop.send_replace(true);
             // What does not end by itself is dropped below.
             let _ = tokio::time::timeout(GRACE, self.settle()).await;
@@ -167,6 +186,11 @@ impl Course {
             Why::Ordered(Order::Abandon | Order::Go) => {
                 self.flush().await;
                 return end(Event::Lose, "the run was abandoned".to_owned(), None);
+            }
+            Why::Away(Away(error)) => {
+                self.flush().await;
+                let message = format!("handed back, since its results cannot be kept: {error}");
+                return end(Event::Lose, message, Some(LOST_RESULTS.to_owned()));
             }
             Why::Ordered(Order::Cancel) => (Event::Stop, "cancelled".to_owned(), None),
             Why::Late => {
@@ -234,13 +258,11 @@ impl Course {
         let is_alone = self.inline.is_none() && self.spawned.is_empty() && !self.graph.has_ready();
         match is_alone {
             true => {
-                self.inline = Some(Box::pin(async move {
-                    Done::Ended(slot, Box::new(attempt.await))
-                }));
+                self.inline = Some(Box::pin(async move { Done::of(slot, attempt.await) }));
             }
             false => {
                 self.spawned
-                    .spawn(async move { Done::Ended(slot, Box::new(attempt.await)) });
+                    .spawn(async move { Done::of(slot, attempt.await) });
             }
         }
     }
@@ -253,7 +275,7 @@ impl Course {
                     let shared = self.shared.clone();
                     self.spawned.spawn(async move {
                         let kept = shared.success(String::new(), value).await;
-                        Done::Ended(slot, Box::new(ended(kept)))
+                        Done::of(slot, kept.map(ended))
                     });
                 }
                 Chore::Load { target, result } => self.loads.push_back((target, result)),
@@ -267,16 +289,17 @@ impl Course {
             && let Some((target, result)) = self.loads.pop_front()
         {
             self.loading += 1;
-            let results = self.shared.runner.settings.results.clone();
+            let shared = self.shared.clone();
             self.spawned.spawn(async move {
-                let read = results.read(&result).await;
-                let read = read.map_err(|error| {
-                    format!(
-                        "an output of an earlier claim cannot be read: {}",
-                        chain(&error)
-                    )
-                });
-                Done::Loaded(target, read)
+                match shared.read(&result).await {
+                    Ok(read) => Done::Loaded(
+                        target,
+                        read.map_err(|error| {
+                            format!("an output of an earlier claim cannot be read: {error}")
+                        }),
+                    ),
+                    Err(away) => Done::Away(away),
+                }
             });
         }
     }
@@ -292,6 +315,7 @@ impl Course {
                 self.loading -= 1;
                 self.graph.loaded(target, loaded);
             }
+            Ok(Done::Away(away)) => self.away = Some(away),
             // Attempts catch their panics, and nothing is aborted before the run is stopped.
             Err(error) => self.broken = Some(format!("a part of the run was lost: {error}")),
         }
@@ -348,7 +372,7 @@ impl Course {
     }
 
     /// Ends the run with its result.
-    async fn finish(&mut self, outcome: Outcome) -> RunEnd {
+    async fn finish(&mut self, outcome: Outcome) -> Result<RunEnd, Away> {
         let Outcome {
             event,
             message,
@@ -356,41 +380,39 @@ impl Course {
         } = outcome;
         let mut run_end = end(event, message, code);
         if event != Event::Succeed {
-            return run_end;
+            return Ok(run_end);
         }
         let output = match self.graph.result() {
             Ok(Some(output)) => output,
-            Ok(None) => return run_end,
+            Ok(None) => return Ok(run_end),
             Err(refused) => {
-                return end(
+                return Ok(end(
                     refused.event,
                     refused.message,
                     Some(refused.code.to_owned()),
-                );
+                ));
             }
         };
-        let results = &self.shared.runner.settings.results;
         match (output.result, output.value) {
             (Some(result), value) => {
                 run_end.value = match value {
                     Some(value) => Some(value),
-                    None => results.read(&result).await.ok(),
+                    None => self.shared.runner.settings.results.read(&result).await.ok(),
                 };
                 run_end.moved.result = Some(result);
             }
-            (None, Some(value)) => match results.append(&value).await {
+            (None, Some(value)) => match self.shared.keep(&value).await? {
                 Ok(result) => {
                     run_end.moved.result = Some(result);
                     run_end.value = Some(value);
                 }
-                Err(error) => {
-                    let message = format!("the result could not be kept: {}", chain(&error));
-                    return end(Event::Crash, message, Some("internal".to_owned()));
+                Err(message) => {
+                    return Ok(end(Event::Crash, message, Some("internal".to_owned())));
                 }
             },
             (None, None) => {}
         }
-        run_end
+        Ok(run_end)
     }
 }
 

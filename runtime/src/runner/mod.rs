@@ -28,7 +28,12 @@ use crate::model::run::{FlowRunMoved, Happening, TaskRun};
 use crate::model::value::Value;
 use crate::sandbox::{Powers, Prepared, Sandbox};
 use crate::storage::{Results, TaskCache};
+use attempt::Away;
 use course::Course;
+
+/// The code under which a run is handed back whose results cannot be kept or read, since their place is
+/// away. What is finished stays, and nothing counts against the run.
+pub const LOST_RESULTS: &str = "lost.results";
 
 /// Carries out flow runs, any number at one time. Cheap to clone; clones share their attempts' turns.
 #[derive(Clone)]
@@ -104,7 +109,8 @@ pub enum Order {
 #[derive(Clone, Debug)]
 pub struct RunEnd {
     /// The last event, which the caller tells: Succeed, Fail, TimeOut, Crash or Stop; Lose for a
-    /// run that was abandoned: it did not end, somebody else goes on with it.
+    /// run that was abandoned, or whose results could not be kept ([`LOST_RESULTS`]): it did not end, and
+    /// somebody else goes on with it.
     pub moved: FlowRunMoved,
     /// The result, if there is one and it could be read.
     pub value: Option<Value>,
@@ -164,7 +170,10 @@ impl Runner {
             biased;
             order = stopped(&mut orders) => Why::Ordered(order),
             () = course.deadline() => Why::Late,
-            end = course.go() => return end,
+            gone = course.go() => match gone {
+                Ok(end) => return end,
+                Err(why) => why,
+            },
         };
         course.stop(why).await
     }
@@ -174,6 +183,7 @@ impl Runner {
 enum Why {
     Ordered(Order),
     Late,
+    Away(Away),
 }
 
 /// Waits for an order to stop; for ever if nobody can give one any more.

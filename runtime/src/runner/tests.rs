@@ -387,3 +387,85 @@ async fn a_task_is_granted_only_what_was_registered_too() {
     assert_eq!(denials.len(), 1, "{denials:?}");
     assert!(denials[0].contains("--allow-env HOME"), "{denials:?}");
 }
+
+/// Puts a file where the folder of results is to be, and returns its path.
+fn in_the_way(world: &World) -> std::path::PathBuf {
+    let place = world.folder.path().join("results");
+    world.runner.0.settings.results.renew();
+    std::fs::remove_dir_all(&place).unwrap();
+    std::fs::write(&place, "in the way").unwrap();
+    place
+}
+
+#[tokio::test]
+async fn a_run_whose_output_cannot_be_kept_is_handed_back_and_nothing_counts() {
+    let world = World::new();
+    let definition = one(json!({"cache": {"valid_ms": 60_000}}));
+    let place = in_the_way(&world);
+    let (lines, end) = world.run(&ends(0), definition.clone()).await;
+    assert_eq!(lines, ["run start", "a start"]);
+    assert_eq!(end.moved.event, Event::Lose);
+    assert_eq!(end.moved.code.as_deref(), Some(LOST_RESULTS));
+    let said = &end.moved.message;
+    assert!(said.contains(place.to_str().unwrap()), "{said}");
+    std::fs::remove_file(place).unwrap();
+    let (lines, end) = world.run(&ends(0), definition).await;
+    assert_eq!(lines, ["run start", "a start", "a succeed"]);
+    assert_eq!(end.moved.event, Event::Succeed);
+}
+
+#[tokio::test]
+async fn earlier_outputs_that_are_away_hand_the_run_back_and_missing_ones_do_not() {
+    let world = World::new();
+    let edges = json!([{"from": {"task": "a"}, "to": "b", "input": "x"}]);
+    let definition = flow(&[json!({"name": "a"}), json!({"name": "b"})], edges);
+    let (_, end) = world.run(&ends(0), definition.clone()).await;
+    let earlier = json!({
+        "task": "a", "map_index": null, "state": "Success", "message": "", "code": null,
+        "attempts": 1, "loop_count": 0, "started_at": null, "ended_at": null, "usage": {},
+        "result": end.moved.result,
+    });
+    let earlier: TaskRun = serde_json::from_value(earlier).unwrap();
+    let place = in_the_way(&world);
+    let mut job = world.job(&ends(0), definition.clone()).await;
+    job.earlier = vec![earlier.clone()];
+    let end = world.go(job).end.await.unwrap();
+    assert_eq!(end.moved.code.as_deref(), Some(LOST_RESULTS), "{end:?}");
+    std::fs::remove_file(place).unwrap();
+    let mut job = world.job(&ends(0), definition).await;
+    job.earlier = vec![earlier];
+    let mut going = world.go(job);
+    while going.next().await.is_some() {}
+    let end = going.end.await.unwrap();
+    assert_ne!(end.moved.event, Event::Lose, "{end:?}");
+}
+
+#[tokio::test]
+async fn a_run_that_must_not_run_twice_waits_for_the_place_of_its_results() {
+    let world = World::new();
+    let place = in_the_way(&world);
+    let job = world.job(&ends(0), one(json!({"on_lost": "fail"}))).await;
+    let mut going = world.go(job);
+    going.until("run start").await;
+    let told = going.told.recv().await.unwrap();
+    told.settled.unwrap().send(()).unwrap();
+    let mut waited = Duration::ZERO;
+    while waited < Duration::from_secs(60) {
+        tokio::task::yield_now().await;
+        world.time.pass(Duration::from_secs(1));
+        waited += Duration::from_secs(1);
+        assert!(going.told.try_recv().is_err() && !going.end.is_finished());
+    }
+    std::fs::remove_file(place).unwrap();
+    let passing = async {
+        loop {
+            world.time.pass(Duration::from_secs(1));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        next = going.next() => assert_eq!(next.unwrap(), "a succeed"),
+        () = passing => {}
+    }
+    assert_eq!(going.end.await.unwrap().moved.event, Event::Succeed);
+}

@@ -173,6 +173,9 @@ fn sentence(nearest: &AgentLack, polling: &[&AgentLack]) -> String {
             Missing::Ability(ability) => format!("no agent is able to `{ability}`"),
             Missing::Root(root) => format!("no agent can fetch from the storage `{root}`"),
             Missing::Results(root) => format!("no agent can read the results in `{root}`"),
+            Missing::ResultsAway(root) => {
+                format!("no agent can keep results: `{root}` is out of reach")
+            }
         };
         return format!("{what}; {} polling", count(polling.len()));
     }
@@ -200,7 +203,7 @@ fn hint(agent: &AgentLack) -> Option<String> {
             Missing::Label(label) => Some(format!("--label {label}")),
             Missing::Grant(flag) => Some(flag.clone()),
             Missing::Root(root) | Missing::Results(root) => Some(format!("--root {root}")),
-            Missing::Limit(_) | Missing::Ability(_) => None,
+            Missing::Limit(_) | Missing::Ability(_) | Missing::ResultsAway(_) => None,
         })
         .collect();
     (!flags.is_empty()).then(|| format!("start one with it: waft agent start {}", flags.join(" ")))

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -115,6 +116,16 @@ impl StorageServer {
         drop(self.process.take());
     }
 
+    /// Stops the server with SIGSTOP: it takes connections and says nothing.
+    pub(crate) fn freeze(&self) {
+        self.process.as_ref().unwrap().freeze();
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        self.process.as_ref().unwrap().thaw();
+    }
+
     /// Starts the server, or starts it again at the same address.
     pub(crate) async fn resume(&mut self) {
         if self.root.kind() == Kind::Local {
@@ -148,6 +159,56 @@ impl StorageServer {
     /// Writes a file below the home of who uses this storage.
     pub(crate) fn write_home(&self, path: &str, text: &str) {
         std::fs::write(self.folder.path().join(path), text).unwrap();
+    }
+
+    /// Stands before the server and lets only those in whose requests are signed with the key of this name,
+    /// which may be changed.
+    pub(crate) async fn behind_key(&self, id: &str) -> (SocketAddr, Arc<Mutex<String>>) {
+        let (server, valid) = (self.address, Arc::new(Mutex::new(id.to_owned())));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        waft::tls::install();
+        let (http, known) = (reqwest::Client::new(), valid.clone());
+        let pass = move |request: axum::extract::Request| {
+            let (http, known) = (http.clone(), known.clone());
+            async move {
+                let (parts, body) = request.into_parts();
+                let signed = parts.headers.get(http::header::AUTHORIZATION);
+                let signed = signed.and_then(|value| value.to_str().ok());
+                let wanted = format!("Credential={}/", known.lock().unwrap());
+                if !signed.is_some_and(|signed| signed.contains(&wanted)) {
+                    return Err(http::StatusCode::FORBIDDEN);
+                }
+                let path = parts.uri.path_and_query().unwrap().as_str();
+                let sent = http
+                    .request(parts.method, format!("http://{server}{path}"))
+                    .headers(parts.headers)
+                    .body(reqwest::Body::wrap_stream(body.into_data_stream()))
+                    .send();
+                let answer = sent.await.map_err(|_| http::StatusCode::BAD_GATEWAY)?;
+                let answer: http::Response<reqwest::Body> = answer.into();
+                Ok(answer.map(axum::body::Body::new))
+            }
+        };
+        let router = axum::Router::new().fallback(pass);
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (address, valid)
+    }
+
+    /// Gives the registry's user another name, there and where other tools keep it.
+    pub(crate) async fn rename_user(&mut self, user: &str) {
+        self.stop();
+        let passwords = format!("{user}:{BCRYPT}\n");
+        std::fs::write(self.folder.path().join("passwords"), passwords).unwrap();
+        self.resume().await;
+        self.write_login(user);
+    }
+
+    /// Writes the login of the registry where Docker's tools keep it.
+    pub(crate) fn write_login(&self, user: &str) {
+        let auth = BASE64_STANDARD.encode(format!("{user}:{}", LOGIN.1));
+        let config = serde_json::json!({ "auths": { self.address.to_string(): { "auth": auth } } });
+        self.write_home(".docker/config.json", &config.to_string());
     }
 
     /// Takes the credentials away.

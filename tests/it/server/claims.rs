@@ -363,6 +363,28 @@ async fn a_declined_run_holds_up_its_own_version_only() {
     assert_eq!(agent.poll(4).await.len(), 4);
 }
 
+/// An agent that can keep no results is given nothing, and `explain` says so.
+#[tokio::test]
+async fn an_agent_without_a_place_for_results_is_given_nothing() {
+    let world = World::new().await;
+    world.register("etl").await;
+    let run = world.create("etl").await;
+    let away = Offer {
+        results_away: Some("s3://results".to_owned()),
+        ..offer()
+    };
+    let agent = world.agent_offering("mira", away).await;
+    assert!(agent.poll(1).await.is_empty());
+    let explained = world.client.explain(run.id).await.unwrap();
+    assert_eq!(
+        explained.summary,
+        "no agent can keep results: `s3://results` is out of reach; 1 agent is polling"
+    );
+    assert!(explained.hints.is_empty(), "{:?}", explained.hints);
+    let back = world.agent("mira").await;
+    assert_eq!(back.poll(1).await.len(), 1);
+}
+
 #[tokio::test]
 async fn explain_names_what_is_missing() {
     let world = World::new().await;
