@@ -292,9 +292,9 @@ fn unfetched(
     }
     // Only what ails the whole root lets it rest: one object that is missing is the trouble of one flow, and
     // the agent's own cache is none of the storage's.
-    let rests = failed.iter().filter(|(location, error)| {
-        matches!(error, StorageError::Denied { root, .. } | StorageError::Other { root, .. } if *root == location.root)
-    });
+    let rests = failed
+        .iter()
+        .filter(|(location, error)| error.failed_place() == Some(location.root.as_str()));
     let rests = rests.map(|(location, error)| (location.root.clone(), rest_after(error)));
     Unready::Declined {
         rests: rests.collect(),

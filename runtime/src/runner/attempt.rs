@@ -335,12 +335,12 @@ impl Shared {
     {
         loop {
             match ask().await {
-                Err(error) if error.is_of_place() && self.waits_here => {
+                Err(error) if error.failed_place().is_some() && self.waits_here => {
                     let error = chain(&error);
                     tracing::warn!(run.id = %self.flow_run_id, error, "it waits for the place of its results");
                     self.runner.settings.clock.sleep(PATIENCE).await;
                 }
-                Err(error) if error.is_of_place() => return Err(Away(chain(&error))),
+                Err(error) if error.failed_place().is_some() => return Err(Away(chain(&error))),
                 answer => return Ok(answer),
             }
         }

@@ -171,14 +171,16 @@ impl StorageError {
         }
     }
 
-    /// Tells whether it is the place that fails, for whoever asks it for whatever: it is away, lets us not
-    /// in, or is full. No run is to blame for that, and the next would fare no better.
+    /// Returns the root that fails as a whole, for whoever asks it for whatever: it is away, lets us not in, or is
+    /// full. No run is to blame for that, and the next would fare no better.
     #[must_use]
-    pub const fn is_of_place(&self) -> bool {
-        matches!(
-            self,
-            Self::Denied { .. } | Self::Full { .. } | Self::Other { .. }
-        )
+    pub fn failed_place(&self) -> Option<&str> {
+        match self {
+            Self::Denied { root, .. } | Self::Full { root, .. } | Self::Other { root, .. } => {
+                Some(root)
+            }
+            _ => None,
+        }
     }
 
     /// Returns what mends it, where there is something to say.
