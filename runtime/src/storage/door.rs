@@ -254,7 +254,10 @@ impl House {
         match root.folder() {
             Some(path) => {
                 let path = path.to_owned();
-                Self::Folder(Door::new(move || folder::open_or_make(&path).map(Arc::new)))
+                Self::Folder(Door::new(move || {
+                    let opened = folder::open_or_make(&path).map_err(as_place);
+                    opened.map(Arc::new)
+                }))
             }
             None => Self::Remote(Remote::new(root, access, &Meter::default())),
         }
@@ -393,6 +396,14 @@ impl ObjectStore for Remote {
             async move { opened.store.copy_opts(from, to, options).await }
         })
         .await
+    }
+}
+
+/// Makes sure that a folder which is missing is not taken for an object in it that is.
+pub(super) fn as_place(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::NotFound => io::Error::other(error.to_string()),
+        _ => error,
     }
 }
 

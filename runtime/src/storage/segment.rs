@@ -522,4 +522,27 @@ mod tests {
         let other = Results::open(&root, "rhea", &Access::default(), Clock::default()).unwrap();
         assert!(other.read(&reference).await.is_err());
     }
+
+    /// A place that cannot be made is away, for who writes and who reads: nothing in it is known to be lost.
+    #[tokio::test]
+    async fn a_folder_that_is_missing_is_no_value_that_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let results = results(&dir);
+        let value = Value::json("1");
+        let reference = results.append(&value).await.unwrap();
+        let root = Root::local("/proc/nope".as_ref()).unwrap();
+        let away = Results::at(&root, "mira", &Access::default(), Clock::default()).unwrap();
+        let there = ResultRef {
+            root: away.name().to_owned(),
+            ..reference
+        };
+        for error in [
+            away.append(&value).await.unwrap_err(),
+            away.read(&there).await.unwrap_err(),
+            away.reach().await.unwrap_err(),
+            Results::open(&root, "mira", &Access::default(), Clock::default()).unwrap_err(),
+        ] {
+            assert_eq!(error.failed_place(), Some("file:///proc/nope"), "{error}");
+        }
+    }
 }

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::{Append, BATCH_VALUES};
 use crate::clock::Clock;
-use crate::storage::door::{Door, Shut};
+use crate::storage::door::{Door, Shut, as_place};
 use crate::storage::{Root, StorageError, folder, key};
 
 /// Bytes after which the next segment begins, so that the cleaner can take away old ones.
@@ -167,7 +167,7 @@ impl Writer {
             Some(code) => io::Error::from_raw_os_error(code),
             None => io::Error::new(error.kind(), error.to_string()),
         };
-        StorageError::of(&self.root, key, again)
+        StorageError::of(&self.root, key, as_place(again))
     }
 }
 
