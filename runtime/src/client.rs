@@ -21,8 +21,8 @@ use crate::model::run::{Card, TaskRun};
 use crate::wire::{
     Agent, Claims, Deletions, ErrorBody, Explanation, Flow, FlowRun, FlowVersion, Health, Leave,
     ListQuery, Listen, LogPage, LogQuery, MadeToken, NewFlowRun, NewProject, NewSession, NewToken,
-    Orders, Page, Poll, Project, Registered, Registration, Renewal, Renewed, ReportBatch, Reported,
-    Session, Token, Transition, WatchQuery,
+    Orders, Orphans, Page, Poll, Project, Registered, Registration, Renewal, Renewed, ReportBatch,
+    Reported, Session, Sighted, Token, Transition, WatchQuery,
 };
 
 pub use error::{ClientError, Refused, Unreachable, Unreadable};
@@ -454,6 +454,15 @@ impl Client {
     pub async fn deletions(&self, done: &Deletions) -> Result<(), ClientError> {
         self.call_empty(Call::post("/api/agent/deletions", done))
             .await
+    }
+
+    /// Asks what of all that was found under a root nobody needs; at most 1,000 things in one call.
+    ///
+    /// # Errors
+    ///
+    /// `forbidden`: the token is bound to projects, and others may need it.
+    pub async fn orphans(&self, found: &Sighted) -> Result<Orphans, ClientError> {
+        self.call(Call::post("/api/orphans", found)).await
     }
 
     /// Renews leases; the answer has to come within the given time. Whoever repeats it names anew what

@@ -21,7 +21,7 @@ pub use crate::model::run::{FlowRunMoved, Happening, TaskRun, TaskRunMoved};
 use crate::model::run::{LogLine, ResultRef, TaskRunKey};
 use crate::model::state::{Event, State};
 
-pub use self::segment::{Deletions, KeptSegment, Segment};
+pub use self::segment::{Deletions, KeptSegment, Orphans, Segment, Sighted};
 
 /// The protocol that agents and servers of this version speak; each accepts this and the one before.
 pub const PROTOCOL: u32 = 1;

@@ -176,8 +176,9 @@ async fn what_is_stored_already_is_registered_without_a_copy() {
                     .put_artifact(&file, digest, bytes.len() as u64, "echo")
                     .await
                     .unwrap();
-                storage.name_version(digest, "1.2").await.unwrap();
-                format!("{root}:1.2")
+                let version = ("demo", "echo", 7);
+                let tag = storage.name_version(digest, version).await.unwrap();
+                format!("{root}:{}", tag.unwrap())
             }
             _ => {
                 world.store.plant("by-hand/echo.wasm", bytes).await;

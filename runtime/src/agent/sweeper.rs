@@ -1,22 +1,32 @@
-//! The sweeper: deletes segments of results that the server says nobody needs any more.
+//! The sweeper: deletes segments of results that the server says nobody needs any more, and what writers
+//! left half-written in the folders of this agent.
 //!
 //! It works beside everything else and slowly, as nothing waits for it. What it could not delete it
 //! says nothing of: the server asks again, this agent or another. What can be deleted nowhere, as in a
 //! registry, it says once.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
+use jiff::SignedDuration;
 use tokio::sync::mpsc;
 
 use super::session::{PAUSE_MAX, Session};
-use crate::storage::{Results, Storage, StorageError};
+use crate::clock::Clock;
+use crate::config::Access;
+use crate::storage::{Results, Root, Storage, StorageError};
 use crate::wire::{Deletions, KeptSegment, Segment};
 
 /// Deletions under way at one time.
 const AT_ONCE: usize = 4;
 /// Requests that wait; the server asks again for what is beyond them.
 const WAITING: usize = 4;
+
+/// How often is looked for what was left half-written.
+const TIDY_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+/// A file that nobody has written to for so long has no writer any more.
+const LEFT_BEHIND: SignedDuration = SignedDuration::from_hours(24);
 
 /// Where deletions are asked for.
 pub(super) struct Sweeper(mpsc::Sender<Vec<Segment>>);
@@ -57,13 +67,49 @@ impl Sweeper {
 impl Sweep {
     /// Deletes what it is asked to, for as long as the agent lives.
     pub(super) async fn run(mut self, session: &Session) {
-        while let Some(segments) = self.asked.recv().await {
+        // Files bear the system's time.
+        let clock = Clock::default();
+        let mut tidied_at = None;
+        loop {
+            let now = clock.monotonic();
+            if tidied_at.is_none_or(|at| now.since(at) >= TIDY_EVERY) {
+                tidied_at = Some(now);
+                self.tidy(&clock).await;
+            }
+            let asked = tokio::time::timeout(TIDY_EVERY, self.asked.recv()).await;
+            let segments = match asked {
+                Ok(Some(segments)) => segments,
+                // The agent goes on without it only while it ends.
+                Ok(None) => std::future::pending().await,
+                Err(_) => continue,
+            };
             let swept = stream::iter(segments).map(|segment| self.delete(segment));
             let swept: Vec<_> = swept.buffer_unordered(AT_ONCE).collect().await;
             tell(session, swept).await;
         }
-        // The agent goes on without it only while it ends.
-        std::future::pending().await
+    }
+
+    /// Takes away what was left half-written in folders.
+    async fn tidy(&self, clock: &Clock) {
+        let Ok(before) = clock.now().checked_sub(LEFT_BEHIND) else {
+            return;
+        };
+        let results = Root::of_name(self.results.name()).ok();
+        let results = results.and_then(|(root, _)| Storage::open(&root, &Access::default()).ok());
+        for storage in self.storages.values().chain(&results) {
+            match storage.sweep(before).await {
+                Ok(0) => {}
+                Ok(files) => tracing::info!(
+                    storage.root = %storage.root(),
+                    files,
+                    "took away what writers left half-written"
+                ),
+                Err(error) => {
+                    let error = anyhow::Error::new(error);
+                    tracing::debug!(error = format!("{error:#}"), "a folder was not swept");
+                }
+            }
+        }
     }
 
     async fn delete(&self, segment: Segment) -> Swept {

@@ -1,10 +1,14 @@
 //! Components: found or compiled, prepared and described, for every command that takes one.
 
+use std::fs::File;
+use std::io::{self, Read, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use sha2::{Digest as _, Sha256};
+use tempfile::TempPath;
 
 use super::failure::{Done, Failure};
 use super::{Call, build, cache, command, power, preview1};
@@ -37,7 +41,7 @@ pub(crate) struct Component {
     /// What it says about itself, or `waft.toml` about it.
     pub(crate) described: Arc<Described>,
     /// The bytes as they were when the digest was made, whatever becomes of the file.
-    pub(crate) copy: tempfile::TempPath,
+    pub(crate) copy: TempPath,
     /// Whether the file holds a core module, of which the component was made.
     pub(crate) is_adapted: bool,
 }
@@ -75,6 +79,8 @@ pub(crate) fn sandbox_of_agent(call: &Call) -> Done<Sandbox> {
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How the copies of components in the home are called.
 pub(super) const COPY_PREFIX: &str = "component-";
+/// Bytes of a component that are copied at a time.
+const COPY_PIECE: usize = 1024 * 1024;
 /// A copy that old was left by a command that was killed.
 const LEFT_BEHIND: SignedDuration = SignedDuration::from_hours(24);
 
@@ -93,6 +99,29 @@ fn sweep(home: &Path, now: Timestamp) {
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
+}
+
+/// Copies a component into the home, piece by piece, and hashes what it copies.
+fn copied(call: &Call, mut component: impl Read) -> io::Result<(TempPath, Digest, u64)> {
+    let mut copy = tempfile::Builder::new()
+        .prefix(COPY_PREFIX)
+        .tempfile_in(call.config.home.folder())?;
+    let mut hasher = Sha256::new();
+    let mut size = 0;
+    let mut piece = vec![0; COPY_PIECE];
+    loop {
+        let length = match component.read(&mut piece) {
+            Ok(0) => break,
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        hasher.update(&piece[..length]);
+        copy.write_all(&piece[..length])?;
+        size += length as u64;
+    }
+    let digest = Digest::from_bytes(hasher.finalize().into());
+    Ok((copy.into_temp_path(), digest, size))
 }
 
 /// Makes a component ready, and says so to who watches if that takes its time.
@@ -138,28 +167,42 @@ impl Which {
                 Failure::could(what).or_hint("raise `agent.max.artifact` here and for the agents")
             );
         }
-        let mut bytes = std::fs::read(&path).map_err(read)?;
         let refused = |error| refusal(error, &path);
-        let component = preview1::adapted(&bytes).map_err(refused)?;
-        let is_adapted = component.is_some();
-        if let Some(component) = component {
-            bytes = component;
-            call.output.note(format_args!(
-                "adapted `{}`, a core module for WASI preview 1, to a component",
-                path.display()
-            ));
-        }
-        let digest = Digest::of(&bytes);
         sweep(call.config.home.folder(), call.clock.now());
-        let copy = tempfile::Builder::new()
-            .prefix(COPY_PREFIX)
-            .tempfile_in(call.config.home.folder())
-            .and_then(|file| std::fs::write(file.path(), &bytes).map(|()| file.into_temp_path()))
-            .map_err(|error| {
-                let home = call.config.home.folder().display();
-                let what = format!("cannot copy the component into `{home}`");
-                anyhow::Error::new(error).context(what)
-            })?;
+        let mut file = File::open(&path).map_err(read)?;
+        let mut head = Vec::new();
+        (&file)
+            .take(preview1::HEAD_BYTES)
+            .read_to_end(&mut head)
+            .map_err(read)?;
+        let component = match preview1::is_module(&head) {
+            // Who adapts a module needs all of it at once.
+            true => {
+                let mut module = head.clone();
+                let rest = (&file).take(size_max).read_to_end(&mut module);
+                rest.map_err(read)?;
+                preview1::adapted(&module).map_err(refused)?
+            }
+            false => None,
+        };
+        let is_adapted = component.is_some();
+        let made = match component {
+            Some(component) => {
+                call.output.note(format_args!(
+                    "adapted `{}`, a core module for WASI preview 1, to a component",
+                    path.display()
+                ));
+                copied(call, component.as_slice())
+            }
+            None => file
+                .rewind()
+                .and_then(|()| copied(call, file.take(size_max))),
+        };
+        let (copy, digest, size) = made.map_err(|error| {
+            let home = call.config.home.folder().display();
+            let what = format!("cannot copy the component into `{home}`");
+            anyhow::Error::new(error).context(what)
+        })?;
         let prepared = prepare(call, sandbox, digest, &copy, &path)
             .await
             .map_err(refused)?;
@@ -177,7 +220,7 @@ impl Which {
             },
         };
         Ok(Component {
-            size: bytes.len() as u64,
+            size,
             path,
             digest,
             prepared,

@@ -25,6 +25,14 @@ const NAMED_MAX: usize = 5;
 /// Characters of a refusal that are kept; it holds names of the module.
 const WHY_CHARS_MAX: usize = 1_000;
 
+/// Bytes that tell what a file is.
+pub(super) const HEAD_BYTES: u64 = 8;
+
+/// Tells by its first bytes whether a file is a core module.
+pub(super) fn is_module(head: &[u8]) -> bool {
+    Parser::is_core_wasm(head)
+}
+
 /// Makes a component of a core module, and the same one of the same bytes.
 ///
 /// Returns nothing for what is no core module, is larger than any component may be, or has neither an

@@ -12,7 +12,8 @@ const PATIENCE: Duration = Duration::from_millis(400);
 /// How often the bar is drawn.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Waits for something that moves `size` bytes, and shows how far it is.
+/// Waits for something that moves `size` bytes, and shows how far it is. A size of 0 is not known yet: the
+/// storage says it with its answer.
 pub(super) async fn with_bar<T>(
     what: &str,
     size: u64,
@@ -34,6 +35,8 @@ pub(super) async fn with_bar<T>(
         }
         let bar = Cleared(bar);
         loop {
+            let size = meter.expected().filter(|_| size == 0).unwrap_or(size);
+            bar.0.set_length(size);
             bar.0.set_position(meter.moved().min(size));
             call.clock.sleep(TICK).await;
         }

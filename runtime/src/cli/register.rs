@@ -104,6 +104,9 @@ pub(super) fn run(mut args: Args, call: &Call) -> Done {
                 (root, key)
             }
         };
+        if let Some(image) = stored.as_ref().and_then(|stored| stored.image.as_deref()) {
+            pin(&root, image, &component, call).await;
+        }
         let registered = post(&args, &client, (&root, key), &component).await?;
         if stored.is_none() {
             name_version(&root, &args.project, &component, &registered, call).await;
@@ -236,15 +239,32 @@ async fn name_version(
     call: &Call,
 ) {
     let flow = &component.definition().name;
-    let tag = format!("{project}.{flow}.{}", registered.version);
+    let version = (project, flow.as_str(), registered.version);
     let named = match Storage::open(root, &call.config.access()) {
-        Ok(storage) => storage.name_version(component.digest, &tag).await,
+        Ok(storage) => storage.name_version(component.digest, version).await,
         Err(error) => Err(error),
     };
     if let Err(error) = named {
         let why = anyhow::Error::new(error);
-        call.output
-            .note(format!("it has no tag `{tag}` in the registry: {why:#}"));
+        call.output.note(format!(
+            "it has no tag of its version in the registry: {why:#}"
+        ));
+    }
+}
+
+/// Has a registry keep what somebody else pushed there, for as long as a version needs it. Where that cannot
+/// be, it is registered all the same.
+async fn pin(root: &Root, image: &str, component: &Component, call: &Call) {
+    let pinned = match Storage::open(root, &call.config.access()) {
+        Ok(storage) => storage.pin(image, component.digest).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = pinned {
+        let why = anyhow::Error::new(error);
+        call.output.note(format!(
+            "it has no tag of waft's in the registry, which may throw it away once `{image}` is another \
+             image: {why:#}"
+        ));
     }
 }
 

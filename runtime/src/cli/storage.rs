@@ -4,17 +4,27 @@ use std::collections::{HashMap, HashSet};
 
 use clap::Subcommand;
 use futures::TryStreamExt as _;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::failure::{Done, Failure};
 use super::reach::{Reach, pages};
 use super::{Call, words};
-use crate::client::Client;
+use crate::client::{Client, ClientError};
+use crate::config::hostname;
 use crate::model::artifact::Digest;
 use crate::storage::{Found, Kind, Root, Storage, StorageError, key};
-use crate::wire::ListQuery;
+use crate::wire::{ListQuery, Sighted};
 
-/// Lists a storage, or reads all of it to find what is damaged.
+/// How long ago something was written that no writer is still at.
+const DRAFT_AGE: SignedDuration = SignedDuration::from_hours(24);
+/// How long ago something was written that is needed by somebody who has not said so yet. An agent writes to
+/// a segment for half a day, and a registration that was cut off is made again on the same day.
+const SAFE_AGE: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// Most things that the server is asked about in one call.
+const ASKED_MAX: usize = 1_000;
+
+/// Lists a storage, or reads all of it to find what is damaged or left over.
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
     /// Lists what lies under a root.
@@ -29,14 +39,28 @@ Examples:
     },
     /// Reads everything under a root and compares it with its digest.
     ///
-    /// Exit code 1 if anything is damaged, half-written, orphaned (no flow that you may see has it) or nothing
-    /// of waft's. Without a server nothing counts as orphaned. The bytes of results have their digests with
-    /// their runs, and are counted only.
-    #[command(after_help = "Example:\n  waft storage verify s3://bucket/flows")]
+    /// Exit code 1 if anything is damaged, half-written, orphaned (no flow has it, no run was reported to need
+    /// it), expired or nothing of waft's. Without a server nothing counts as orphaned, and with a token that is
+    /// bound to projects only artifacts do. The bytes of results have their digests with their runs, and are
+    /// counted only.
+    #[command(after_help = "\
+Examples:
+  waft storage verify s3://bucket/flows
+  waft storage verify s3://bucket/results --delete
+
+With --delete what is half-written goes after a day, and after a week what is orphaned or has expired, each
+only if its name is one that waft makes. A second server that keeps things under the same root would lose
+them: ask the server whose root it is.")]
     Verify {
         /// The root.
         #[arg(value_name = "ROOT")]
         root: Root,
+        /// Deletes what is left over, after a question.
+        #[arg(long)]
+        delete: bool,
+        /// Answers the question beforehand.
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         reach: Reach,
     },
@@ -50,18 +74,20 @@ enum What {
     Result,
     Output,
     CacheKey,
+    Probe,
     HalfWritten,
     Unknown,
 }
 
 impl What {
     fn of(key: &str) -> Self {
-        match key.split('/').next().unwrap_or_default() {
-            _ if artifact(key).is_some() => Self::Artifact,
+        match key {
+            _ if key::artifact_of(key).is_some() => Self::Artifact,
             _ if key::is_segment(key) => Self::Result,
-            "tasks" if key::is_task_entry(key) => Self::Output,
-            "task-cache.key" => Self::CacheKey,
-            _ if is_draft(key) => Self::HalfWritten,
+            _ if key::is_task_entry(key) => Self::Output,
+            key::TASK_CACHE_KEY => Self::CacheKey,
+            key::PROBE => Self::Probe,
+            _ if key::is_draft(key) => Self::HalfWritten,
             _ => Self::Unknown,
         }
     }
@@ -72,26 +98,11 @@ impl What {
             Self::Result => "results",
             Self::Output => "cached output",
             Self::CacheKey => "key of cached outputs",
+            Self::Probe => "probe of an agent",
             Self::HalfWritten => "half-written",
             Self::Unknown => "not waft's",
         }
     }
-}
-
-/// Tells which artifact a key names.
-fn artifact(key: &str) -> Option<Digest> {
-    let digest: Digest = format!("sha256:{}", key.rsplit('/').next()?).parse().ok()?;
-    (key::artifact(digest) == key).then_some(digest)
-}
-
-/// Tells whether a key is that of a file which a writer had not finished: staged beside its place.
-fn is_draft(key: &str) -> bool {
-    let Some((whole, rest)) = key.rsplit_once(['#', '.']) else {
-        return false;
-    };
-    let is_number = !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_hexdigit());
-    is_number
-        && (artifact(whole).is_some() || key::is_task_entry(whole) || whole == "task-cache.key")
 }
 
 /// What is wrong with an object.
@@ -100,13 +111,21 @@ struct Finding {
     key: String,
     what: &'static str,
     why: String,
+    /// Whether it is surely ours, old enough and needed by nobody.
+    #[serde(skip)]
+    is_left_over: bool,
 }
 
 pub(super) fn run(verb: Verb, call: &Call) -> Done {
     call.wait(async {
         match verb {
             Verb::Ls { root } => list(&root, call).await,
-            Verb::Verify { root, reach } => verify(&root, &reach, call).await,
+            Verb::Verify {
+                root,
+                delete,
+                yes,
+                reach,
+            } => verify(&root, delete.then_some(yes), &reach, call).await,
         }
     })
 }
@@ -141,6 +160,8 @@ async fn list(root: &Root, call: &Call) -> Done {
         key: String,
         size: u64,
         what: What,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        odd: Option<&'static str>,
     }
     let storage = open(root, call)?;
     let found = found(root, &storage).await?;
@@ -148,6 +169,7 @@ async fn list(root: &Root, call: &Call) -> Done {
         what: What::of(&found.key),
         key: found.key,
         size: found.size,
+        odd: found.odd,
     });
     if call.output.is_json() {
         return call.output.json(&lines.collect::<Vec<_>>());
@@ -157,7 +179,7 @@ async fn list(root: &Root, call: &Call) -> Done {
             vec![
                 line.key,
                 words::size(line.size),
-                line.what.word().to_owned(),
+                line.odd.unwrap_or(line.what.word()).to_owned(),
             ]
         })
         .collect();
@@ -165,111 +187,269 @@ async fn list(root: &Root, call: &Call) -> Done {
         .table(&["key", "size", "what"], &rows, "there is nothing")
 }
 
-/// What the server knows to lie under a root.
-#[derive(Default)]
-struct Registered {
-    /// The artifacts of all flows, wherever they lie.
-    artifacts: HashSet<Digest>,
+/// What the server knows of a root.
+struct Known {
+    /// The artifacts of all flows that it shows, wherever they lie.
+    shown: HashSet<Digest>,
     /// The artifact under each key.
     keys: HashMap<String, (Digest, u64)>,
+    /// What of that which was found it does not know; none if the token does not let us ask.
+    orphans: Option<Orphans>,
 }
 
-/// Asks the server for all flows that it shows; none where no server is known, or none answers.
-async fn registered(root: &Root, reach: &Reach, call: &Call) -> Option<Registered> {
-    let client = reach.client(call).ok()?;
-    match list_registered(root, &client).await {
-        Ok(known) => Some(known),
-        Err(failure) => {
-            call.output
-                .note(format!("nothing counts as orphaned: {failure}"));
-            None
+#[derive(Default)]
+struct Orphans {
+    segments: HashSet<String>,
+    artifacts: HashSet<Digest>,
+}
+
+impl Known {
+    /// Asks the server; none where no server is known, or none answers.
+    async fn of(root: &Root, all: &[Found], reach: &Reach, call: &Call) -> Option<Self> {
+        let client = reach.client(call).ok()?;
+        match Self::ask(root, all, &client).await {
+            Ok(known) => Some(known),
+            Err(failure) => {
+                call.output
+                    .note(format!("nothing counts as orphaned: {failure}"));
+                None
+            }
         }
     }
-}
 
-async fn list_registered(root: &Root, client: &Client) -> Done<Registered> {
-    let root = root.to_string();
-    let mut known = Registered::default();
-    let flows = async |query: &ListQuery| client.list_flows(query).await;
-    let (flows, _) = pages(ListQuery::default(), usize::MAX, flows).await?;
-    for flow in flows {
-        let id = flow.id.to_string();
-        let versions = async |query: &ListQuery| client.flow_versions(&id, query).await;
-        let (versions, _) = pages(ListQuery::default(), usize::MAX, versions).await?;
-        for version in versions {
-            known.artifacts.insert(version.artifact);
-            let here = version
-                .locations
-                .into_iter()
-                .filter(|place| place.root == root);
-            let of = (version.artifact, version.artifact_size);
-            known.keys.extend(here.map(|place| (place.key, of)));
-        }
-    }
-    Ok(known)
-}
-
-async fn verify(root: &Root, reach: &Reach, call: &Call) -> Done {
-    let storage = open(root, call)?;
-    // The server is asked second: what is registered meanwhile is then on its list.
-    let all = found(root, &storage).await?;
-    let registered = registered(root, reach, call).await;
-    let mut findings = Vec::new();
-    let (mut artifacts, mut counted) = (0_usize, 0_usize);
-    for found in &all {
-        let what = What::of(&found.key);
-        let mut find = |why: String| {
-            findings.push(Finding {
-                key: found.key.clone(),
-                what: what.word(),
-                why,
-            });
+    async fn ask(root: &Root, all: &[Found], client: &Client) -> Done<Self> {
+        let name = root.to_string();
+        let mut known = Self {
+            shown: HashSet::new(),
+            keys: HashMap::new(),
+            orphans: None,
         };
+        let flows = async |query: &ListQuery| client.list_flows(query).await;
+        let (flows, _) = pages(ListQuery::default(), usize::MAX, flows).await?;
+        for flow in flows {
+            let id = flow.id.to_string();
+            let versions = async |query: &ListQuery| client.flow_versions(&id, query).await;
+            let (versions, _) = pages(ListQuery::default(), usize::MAX, versions).await?;
+            for version in versions {
+                known.shown.insert(version.artifact);
+                let here = version
+                    .locations
+                    .into_iter()
+                    .filter(|place| place.root == name);
+                let of = (version.artifact, version.artifact_size);
+                known.keys.extend(here.map(|place| (place.key, of)));
+            }
+        }
+        known.orphans = match Orphans::find(root, all, client).await {
+            Ok(orphans) => Some(orphans),
+            Err(ClientError::Refused(refused)) if refused.code == "forbidden" => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(known)
+    }
+
+    /// Says that an artifact is orphaned, and whether that is sure: a flow that is not shown may have it.
+    fn orphaned(&self, artifact: Digest) -> Option<(&'static str, bool)> {
+        match &self.orphans {
+            Some(orphans) => {
+                let is_orphan = orphans.artifacts.contains(&artifact);
+                is_orphan.then_some(("orphaned: no flow has it", true))
+            }
+            None => {
+                let why = "orphaned: no flow that you may see has it";
+                (!self.shown.contains(&artifact)).then_some((why, false))
+            }
+        }
+    }
+}
+
+impl Orphans {
+    async fn find(root: &Root, all: &[Found], client: &Client) -> Result<Self, ClientError> {
+        let mut orphans = Self::default();
+        for some in all.chunks(ASKED_MAX) {
+            let keys = || some.iter().map(|found| &found.key);
+            let sighted = Sighted {
+                root: root.name_on(&hostname()),
+                segments: keys().filter(|key| key::is_segment(key)).cloned().collect(),
+                artifacts: keys().filter_map(|key| key::artifact_of(key)).collect(),
+            };
+            let found = client.orphans(&sighted).await?;
+            orphans.segments.extend(found.segments);
+            orphans.artifacts.extend(found.artifacts);
+        }
+        Ok(orphans)
+    }
+}
+
+/// A look at everything under a root.
+struct Verifier<'a> {
+    root: &'a Root,
+    storage: Storage,
+    known: Option<Known>,
+    now: Timestamp,
+    findings: Vec<Finding>,
+    artifacts: usize,
+    counted: usize,
+}
+
+impl Verifier<'_> {
+    fn find(&mut self, found: &Found, why: impl Into<String>, is_left_over: bool) {
+        self.findings.push(Finding {
+            key: found.key.clone(),
+            what: What::of(&found.key).word(),
+            why: why.into(),
+            is_left_over,
+        });
+    }
+
+    fn is_older(&self, at: Option<Timestamp>, than: SignedDuration) -> bool {
+        at.is_some_and(|at| self.now.duration_since(at) > than)
+    }
+
+    async fn look(&mut self, found: &Found) -> Done {
+        if let Some(odd) = found.odd {
+            self.find(found, odd, false);
+            return Ok(());
+        }
         // What was registered where it lies has a key that somebody chose.
-        let listed = registered
-            .as_ref()
-            .and_then(|known| known.keys.get(&found.key));
-        let own = artifact(&found.key).map(|digest| (digest, found.size));
-        match (what, own.or(listed.copied())) {
-            (_, Some((digest, size))) => {
-                artifacts += 1;
-                let is_known = registered
-                    .as_ref()
-                    .is_none_or(|known| known.artifacts.contains(&digest));
-                match storage.check_artifact(&found.key, digest, size).await {
-                    Ok(()) if !is_known => {
-                        find("orphaned: no flow that you may see has it".to_owned());
-                    }
-                    Ok(()) => {}
-                    Err(StorageError::Damaged { got, .. }) => find(format!("damaged: it is {got}")),
-                    // It went while we looked.
-                    Err(StorageError::NotFound { .. }) => {}
-                    Err(error) => return Err(told(error, root)),
+        let listed = self.known.as_ref();
+        let listed = listed.and_then(|known| known.keys.get(&found.key).copied());
+        let own = key::artifact_of(&found.key).map(|digest| (digest, found.size));
+        if let Some(of) = own.or(listed) {
+            return self.look_at_artifact(found, of).await;
+        }
+        match What::of(&found.key) {
+            What::HalfWritten => {
+                let is_old = self.is_older(found.written_at, DRAFT_AGE);
+                self.find(found, "left by a writer that was killed", is_old);
+            }
+            What::Unknown => self.find(found, "no key that waft makes", false),
+            What::Result => {
+                self.counted += 1;
+                let begun = key::begun_at(&found.key);
+                let begun = begun.and_then(|at| Timestamp::from_microsecond(at).ok());
+                let orphans = self.known.as_ref().and_then(|known| known.orphans.as_ref());
+                let is_orphan = orphans.is_some_and(|all| all.segments.contains(&found.key));
+                // What a registry has stays there, and the server is told once.
+                if is_orphan && self.root.kind() != Kind::Oci && self.is_older(begun, SAFE_AGE) {
+                    self.find(found, "orphaned: no run was reported to need it", true);
                 }
             }
-            (What::HalfWritten, _) => find("left by a writer that was killed".to_owned()),
-            (What::Unknown, _) => find("no key that waft makes".to_owned()),
-            _ => counted += 1,
+            What::Output => {
+                self.counted += 1;
+                let expires_at = match self.storage.expires_at(found).await {
+                    Ok(at) => at,
+                    // It went while we looked.
+                    Err(StorageError::NotFound { .. }) => None,
+                    Err(error) => return Err(told(error, self.root)),
+                };
+                if self.is_older(expires_at, SignedDuration::ZERO) {
+                    self.find(found, "expired", self.is_older(expires_at, SAFE_AGE));
+                }
+            }
+            What::Artifact | What::CacheKey | What::Probe => self.counted += 1,
         }
+        Ok(())
     }
+
+    async fn look_at_artifact(&mut self, found: &Found, (digest, size): (Digest, u64)) -> Done {
+        self.artifacts += 1;
+        let known = self.known.as_ref();
+        let orphaned = known.and_then(|known| known.orphaned(digest));
+        match self.storage.check_artifact(&found.key, digest, size).await {
+            Ok(()) => {
+                if let Some((why, is_sure)) = orphaned {
+                    let is_own = key::artifact_of(&found.key).is_some();
+                    let is_old = self.is_older(found.written_at, SAFE_AGE);
+                    self.find(found, why, is_sure && is_own && is_old);
+                }
+            }
+            Err(StorageError::Damaged { got, .. }) => {
+                self.find(found, format!("damaged: it is {got}"), false);
+            }
+            // It went while we looked.
+            Err(StorageError::NotFound { .. }) => {}
+            Err(error @ StorageError::Withheld { .. }) => {
+                self.find(found, error.to_string(), false);
+            }
+            Err(error) => return Err(told(error, self.root)),
+        }
+        Ok(())
+    }
+
+    /// Deletes what is left over, and forgets that it was found; answers how much that was.
+    async fn delete(&mut self, yes: bool, call: &Call) -> Done<usize> {
+        let (left_over, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.findings)
+            .into_iter()
+            .partition(|finding| finding.is_left_over);
+        self.findings = kept;
+        if left_over.is_empty() {
+            return Ok(0);
+        }
+        let question = format!(
+            "delete {} objects of `{}` that nothing on this server needs?",
+            left_over.len(),
+            self.root
+        );
+        call.output.ask(&question, yes, "nothing was deleted")?;
+        for finding in &left_over {
+            let deleted = self.storage.delete(&finding.key).await;
+            deleted.map_err(|error| told(error, self.root))?;
+        }
+        Ok(left_over.len())
+    }
+}
+
+async fn verify(root: &Root, delete: Option<bool>, reach: &Reach, call: &Call) -> Done {
+    let storage = open(root, call)?;
+    if delete.is_some() && matches!(root.kind(), Kind::Oci | Kind::Http) {
+        let what = format!("nothing is ever deleted from `{root}`");
+        return Err(Failure::could(what).or_hint("the registry or the web server itself can"));
+    }
+    // The server is asked second: what is registered meanwhile is then on its list.
+    let all = found(root, &storage).await?;
+    let known = Known::of(root, &all, reach, call).await;
+    let mut verifier = Verifier {
+        root,
+        storage,
+        known,
+        now: call.clock.now(),
+        findings: Vec::new(),
+        artifacts: 0,
+        counted: 0,
+    };
+    for found in &all {
+        verifier.look(found).await?;
+    }
+    let all_findings = verifier.findings.len();
+    if !call.output.is_json() {
+        verifier.findings.iter().try_for_each(|finding| {
+            call.output.line(format_args!(
+                "{}: {} ({})",
+                finding.key, finding.why, finding.what
+            ))
+        })?;
+    }
+    let deleted = match delete {
+        Some(yes) => verifier.delete(yes, call).await?,
+        None => 0,
+    };
+    let (findings, artifacts, counted) = (verifier.findings, verifier.artifacts, verifier.counted);
     if call.output.is_json() {
         call.output.json(&serde_json::json!({
             "root": root.to_string(),
             "artifacts": artifacts,
             "not_checked": counted,
             "findings": findings,
+            "deleted": deleted,
         }))?;
     } else {
-        findings.iter().try_for_each(|finding| {
-            call.output.line(format_args!(
-                "{}: {} ({})",
-                finding.key, finding.why, finding.what
-            ))
-        })?;
         call.output.note(format!(
-            "{artifacts} artifacts read, {} findings; {counted} objects of results and cached outputs have no digest here",
-            findings.len()
+            "{artifacts} artifacts read, {all_findings} findings; {counted} objects of results and cached outputs have no digest here",
         ));
+        if delete.is_some() {
+            call.output.note(format!("deleted {deleted} objects"));
+        }
     }
     match findings.len() {
         0 => Ok(()),
@@ -278,8 +458,12 @@ async fn verify(root: &Root, reach: &Reach, call: &Call) -> Done {
                 "{count} of {} objects in `{root}` are not as they should be",
                 all.len()
             ));
+            let is_left_over = findings.iter().any(|finding| finding.is_left_over);
             Err(match root.kind() {
                 Kind::Oci => failure,
+                _ if is_left_over => failure.or_hint(format!(
+                    "delete what nobody needs: waft storage verify {root} --delete"
+                )),
                 _ => failure.or_hint(format!(
                     "register a damaged artifact again: waft register FILE --storage {root}"
                 )),

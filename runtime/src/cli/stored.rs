@@ -14,6 +14,8 @@ pub(super) struct Stored {
     pub(super) root: Root,
     /// Its key under the root.
     pub(super) key: String,
+    /// The tag or the digest by which it was found in a registry.
+    pub(super) image: Option<String>,
     /// The bytes, in a folder of their own.
     pub(super) path: PathBuf,
     _folder: tempfile::TempDir,
@@ -35,14 +37,14 @@ pub(super) async fn fetch(place: &str, wanted: Option<&Root>, call: &Call) -> Do
         failure
             .or_hint("s3://bucket/flow.wasm, oci://registry/repository:tag, https://host/flow.wasm")
     };
-    let (root, key, found) = if place.starts_with("oci://") {
+    let (root, key, found, image) = if place.starts_with("oci://") {
         let (root, reference) = image(place).map_err(bad)?;
         let storage = Storage::open(&root, &call.config.access()).map_err(failure)?;
         let found = storage.find_tag(&reference).await.map_err(failure)?;
-        (root, found.0, Some((found.1, found.2)))
+        (root, found.0, Some((found.1, found.2)), Some(reference))
     } else {
         let (root, key) = split(place, wanted, call).map_err(bad)?;
-        (root, key, None)
+        (root, key, None, None)
     };
     if root.kind() == storage::Kind::Local {
         let what = format!("`{place}` is a file of this machine");
@@ -76,6 +78,7 @@ pub(super) async fn fetch(place: &str, wanted: Option<&Root>, call: &Call) -> Do
     Ok(Stored {
         root,
         key,
+        image,
         path,
         _folder: folder,
     })

@@ -52,6 +52,37 @@ impl Digest {
     }
 }
 
+impl Digest {
+    /// Tells whether a key under a root may be that of this artifact.
+    ///
+    /// What agents keep in a storage for themselves, such as the results of others, is none: a run that
+    /// names it would tell by how it fails what lies there.
+    ///
+    /// ```
+    /// # use waft::model::artifact::Digest;
+    /// let digest = Digest::of(b"");
+    /// assert!(digest.may_lie_at("team/flow.wasm"));
+    /// assert!(!digest.may_lie_at("team/task-cache.key"));
+    /// ```
+    #[must_use]
+    pub fn may_lie_at(&self, key: &str) -> bool {
+        let is_hex = |text: &str, length| {
+            text.len() == length && text.bytes().all(|b| b.is_ascii_hexdigit())
+        };
+        let first = |text: &str, length| text.get(..length).is_some_and(|it| is_hex(it, length));
+        let parts: Vec<_> = key.split('/').collect();
+        match parts.as_slice() {
+            [.., "segments", name] => !(first(name, 16) && name.get(16..17) == Some("-")),
+            [.., "tasks", two, name] => !(is_hex(two, 2) && first(name, 64)),
+            [.., "sha256", two, name] if is_hex(two, 2) && first(name, 64) => {
+                *name == self.to_hex()
+            }
+            [.., name] => !name.starts_with("task-cache.key") && *name != "probe",
+            [] => false,
+        }
+    }
+}
+
 /// Says why a text is no digest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a digest: expected `sha256:` and 64 hex digits")]

@@ -4,16 +4,18 @@
 //! artifact is durable before [`Storage::put_artifact`] returns, and its digest is checked on every way:
 //! while it is read to be put, when it is found to be there already, and when it is fetched.
 
+mod contents;
+
 use std::fs::File;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, TryStreamExt as _};
+use jiff::Timestamp;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
 use object_store::{Attribute, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
@@ -23,7 +25,7 @@ use super::door::Remote;
 use super::error::WHOLE;
 use super::oci::{Registry, TITLE};
 use super::root::Kind;
-use super::{ArtifactCache, Meter, Root, StorageError, folder, key, segment};
+use super::{ArtifactCache, Meter, Root, StorageError, folder, key, reach};
 use crate::config::Access;
 use crate::model::artifact::Digest;
 
@@ -31,8 +33,6 @@ use crate::model::artifact::Digest;
 const CHUNK: usize = 1024 * 1024;
 /// Times an artifact is fetched before it counts as damaged; the way may be at fault once.
 const FETCHES: u32 = 3;
-/// How long a look at a storage may take that asks for nothing.
-pub(super) const REACH: Duration = Duration::from_secs(10);
 
 /// A place for artifacts. Cheap to clone and to open.
 #[derive(Clone, Debug)]
@@ -56,6 +56,19 @@ pub struct Found {
     pub key: String,
     /// Its bytes.
     pub size: u64,
+    /// When it was written, where the storage tells.
+    pub written_at: Option<Timestamp>,
+    /// What it is, if it is nothing that can be read.
+    pub odd: Option<&'static str>,
+}
+
+/// What is known of an artifact before it is put.
+enum Before {
+    Whole,
+    /// Absent, or damaged, which is as good.
+    Absent,
+    /// It may be there, and we may not read it.
+    Unseen,
 }
 
 impl Storage {
@@ -121,18 +134,13 @@ impl Storage {
     ///
     /// # Errors
     ///
-    /// Fails if it is out of reach, or refuses us. A folder that does not exist yet is in reach.
+    /// Fails if it is out of reach, refuses us, or is in a bucket or container that does not exist. A folder
+    /// or a repository that does not exist yet is in reach.
     pub async fn reach(&self) -> Result<(), StorageError> {
-        let key = key::artifact(Digest::from_bytes(rand::random()));
-        let asked = async {
-            let store = self.store(&key).await?;
-            let answer = store.head(&ObjectPath::from(key.as_str())).await;
-            answer.map(drop).map_err(|error| self.error(WHOLE, error))
-        };
-        match tokio::time::timeout(REACH, asked).await {
-            Ok(Ok(()) | Err(StorageError::NotFound { .. })) => Ok(()),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(self.error(WHOLE, format!("no answer for {} s", REACH.as_secs()))),
+        match self.store(WHOLE).await {
+            Ok(store) => reach::look(&self.root, store.as_ref()).await,
+            Err(StorageError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -167,7 +175,7 @@ impl Storage {
         if let Place::Folder(folder) = &self.place {
             let folder = folder.clone();
             self.blocking(&key, move || folder::make(&folder)).await?;
-        } else if self.is_there(&key, digest, size).await? {
+        } else if let Before::Whole = self.before(&key, digest, size).await? {
             // Found before it is sent: a conditional put sends everything to learn as much.
             return Ok(key);
         }
@@ -179,28 +187,34 @@ impl Storage {
             {
                 Ok(()) => return Ok(key),
                 Err(object_store::Error::AlreadyExists { .. }) => {}
-                Err(error) => return Err(self.error(&key, error)),
+                Err(error) => return Err(StorageError::of_write(&self.root, &key, error)),
             }
-            if self.is_there(&key, digest, size).await? {
-                return Ok(key);
+            match self.before(&key, digest, size).await? {
+                // Agents check it on every fetch, as ever.
+                Before::Whole | Before::Unseen => return Ok(key),
+                Before::Absent => {}
             }
         }
         let put = self.put(&key, payload, PutMode::Overwrite, flow).await?;
-        put.map_err(|error| self.error(&key, error))?;
+        put.map_err(|error| StorageError::of_write(&self.root, &key, error))?;
         // A registry keeps a blob that it has, however damaged.
         self.check_artifact(&key, digest, size).await?;
         Ok(key)
     }
 
-    /// Tells whether an artifact lies there whole. One that is damaged is as good as absent.
-    async fn is_there(&self, key: &str, digest: Digest, size: u64) -> Result<bool, StorageError> {
+    /// Tells whether an artifact lies there whole.
+    async fn before(&self, key: &str, digest: Digest, size: u64) -> Result<Before, StorageError> {
         match self.check_artifact(key, digest, size).await {
             // A registry throws away what no manifest of its own names.
             Ok(()) => {
                 let ask = |registry: Registry| async move { registry.is_tagged(digest).await };
-                Ok(self.ask_registry(key, ask).await?.unwrap_or(true))
+                match self.ask_registry(key, ask).await? {
+                    Some(false) => Ok(Before::Absent),
+                    _ => Ok(Before::Whole),
+                }
             }
-            Err(StorageError::Damaged { .. } | StorageError::NotFound { .. }) => Ok(false),
+            Err(StorageError::Damaged { .. } | StorageError::NotFound { .. }) => Ok(Before::Absent),
+            Err(StorageError::Withheld { .. }) => Ok(Before::Unseen),
             Err(error) => Err(error),
         }
     }
@@ -225,15 +239,30 @@ impl Storage {
         Ok(store.put_opts(&path, payload, options).await.map(drop))
     }
 
-    /// Gives an artifact the name of a version, where the storage has names beside keys: the tag of a
-    /// registry. Elsewhere it does nothing.
+    /// Gives an artifact the name of a version (project, flow and number), where the storage has names beside
+    /// keys: a registry answers the tag. Elsewhere it does nothing.
     ///
     /// # Errors
     ///
     /// Fails if the registry does not take the tag.
-    pub async fn name_version(&self, digest: Digest, tag: &str) -> Result<(), StorageError> {
-        let ask = |registry: Registry| async move { registry.retag(digest, tag).await };
-        self.ask_registry(tag, ask).await.map(drop)
+    pub async fn name_version(
+        &self,
+        digest: Digest,
+        version: (&str, &str, u32),
+    ) -> Result<Option<String>, StorageError> {
+        let ask = |registry: Registry| async move { registry.name_version(digest, version).await };
+        self.ask_registry(&key::artifact(digest), ask).await
+    }
+
+    /// Sees to it that a registry keeps an artifact that [`Storage::find_tag`] found, whatever becomes of the
+    /// tag. Elsewhere it does nothing.
+    ///
+    /// # Errors
+    ///
+    /// Fails if we may not write there, or if the tag has moved since.
+    pub async fn pin(&self, reference: &str, digest: Digest) -> Result<(), StorageError> {
+        let ask = |registry: Registry| async move { registry.pin(reference, digest).await };
+        self.ask_registry(reference, ask).await.map(drop)
     }
 
     /// Reads an artifact where it lies and compares it with its digest.
@@ -268,7 +297,8 @@ impl Storage {
         cache: &ArtifactCache,
     ) -> Result<PathBuf, StorageError> {
         let has_own_keys = matches!(self.root.kind(), Kind::Local | Kind::Oci);
-        if key != key::artifact(digest) && (has_own_keys || !key::is_plain(key)) {
+        let is_chosen = key != key::artifact(digest);
+        if is_chosen && (has_own_keys || !key::is_plain(key) || !digest.may_lie_at(key)) {
             return Err(self.refused(key, "it is not the key of this digest"));
         }
         let found = {
@@ -278,7 +308,18 @@ impl Storage {
         if let Some(path) = found {
             return Ok(path);
         }
-        repeated(|| self.fetch_once(key, digest, size, cache)).await
+        match repeated(|| self.fetch_once(key, digest, size, cache)).await {
+            // Whoever registers a key learns by it what they know: that something else lies there.
+            Err(StorageError::Damaged {
+                root, key, wanted, ..
+            }) if is_chosen => Err(StorageError::Damaged {
+                root,
+                key,
+                wanted,
+                got: "something else".to_owned(),
+            }),
+            answer => answer,
+        }
     }
 
     async fn fetch_once(
@@ -334,44 +375,6 @@ impl Storage {
         Ok((key::artifact(found.digest), found.digest, found.size))
     }
 
-    /// Deletes a segment of results that lies here beside artifacts; as [`super::Results::delete`].
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub async fn delete_segment(&self, key: &str) -> Result<(), StorageError> {
-        segment::check_deletable(&self.root, key)?;
-        let store = self.store(key).await?;
-        let deleted = store.delete(&ObjectPath::from(key)).await;
-        segment::gone(deleted.map_err(|error| self.error(key, error)))
-    }
-
-    /// Lists what lies under the root, in no order.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the storage cannot be listed, as a web server cannot.
-    pub async fn list(
-        &self,
-    ) -> Result<BoxStream<'static, Result<Found, StorageError>>, StorageError> {
-        if self.root.kind() == Kind::Http {
-            return Err(self.unable("a web server, which cannot be listed"));
-        }
-        let store = match &self.place {
-            Place::Folder(folder) if !folder.exists() => return Ok(stream::empty().boxed()),
-            _ => self.store("").await?,
-        };
-        let root = self.root.clone();
-        let found = store.list(None).map(move |found| match found {
-            Ok(found) => Ok(Found {
-                key: found.location.to_string(),
-                size: found.size,
-            }),
-            Err(error) => Err(StorageError::of(&root, WHOLE, error)),
-        });
-        Ok(found.boxed())
-    }
-
     /// Reads an object in chunks, hands them on and answers digest and size of what came.
     ///
     /// The size is looked at before a byte is read: another than the one expected is damage, and one
@@ -392,10 +395,9 @@ impl Storage {
                 (found, ranges(store, path, found))
             }
             Place::Remote(_) => {
-                let got = store
-                    .get(&path)
-                    .await
-                    .map_err(|error| self.error(key, error))?;
+                let got = store.get(&path).await;
+                let got = got.map_err(|error| StorageError::of_read(&self.root, key, error))?;
+                self.meter.expect(got.meta.size);
                 (got.meta.size, got.into_stream())
             }
         };

@@ -13,6 +13,20 @@ use crate::config::Access;
 #[error("{0}")]
 pub(super) struct Unusable(String);
 
+impl Unusable {
+    pub(super) const fn new(why: String) -> Self {
+        Self(why)
+    }
+}
+
+/// What a registry is told about who asks.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Login {
+    Password(String, String),
+    /// What a token service gave in the place of a password.
+    Identity(String),
+}
+
 /// What opens an S3 bucket where no variable says so: a profile of the AWS configuration.
 #[derive(Default, PartialEq, Eq)]
 pub(super) struct Profile {
@@ -139,10 +153,7 @@ fn netrc(text: &str, host: &str) -> Option<(String, String)> {
 /// # Errors
 ///
 /// Fails if the configuration cannot be read or the helper does not answer. Having no entry is no error.
-pub(super) fn docker(
-    access: &Access,
-    registry: &str,
-) -> Result<Option<(String, String)>, Unusable> {
+pub(super) fn docker(access: &Access, registry: &str) -> Result<Option<Login>, Unusable> {
     use docker_credential::{CredentialRetrievalError as Error, DockerCredential};
 
     let folder = access.variable("DOCKER_CONFIG").map(PathBuf::from);
@@ -160,11 +171,10 @@ pub(super) fn docker(
 
     let refused = |what: String| Err(Unusable(what));
     match docker_credential::get_credential_from_reader(file, registry) {
-        Ok(DockerCredential::UsernamePassword(user, password)) => Ok(Some((user, password))),
-        Ok(DockerCredential::IdentityToken(_)) => refused(format!(
-            "the Docker credentials of `{registry}` are an identity token, which waft cannot use; \
-             log in with a user name and an access token"
-        )),
+        Ok(DockerCredential::UsernamePassword(user, password)) => {
+            Ok(Some(Login::Password(user, password)))
+        }
+        Ok(DockerCredential::IdentityToken(token)) => Ok(Some(Login::Identity(token))),
         Err(Error::NoCredentialConfigured) => Ok(None),
         Err(Error::HelperFailure { stdout, .. }) if stdout.contains("credentials not found") => {
             Ok(None)

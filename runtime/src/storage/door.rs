@@ -375,7 +375,7 @@ impl ObjectStore for Remote {
                 let prefix = prefix.clone();
                 async move {
                     // The first answer says whether we are let in.
-                    let mut found = opened.store.list(prefix.as_ref());
+                    let mut found = opened.store.list(prefix.as_ref()).fuse();
                     let first = found.try_next().await?;
                     Ok(stream::iter(first.map(Ok)).chain(found))
                 }

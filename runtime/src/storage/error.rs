@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 
 use super::credentials::Unusable;
+use super::{Kind, Root};
 
 /// Says why something could not be kept or had.
 ///
@@ -27,6 +28,25 @@ pub enum StorageError {
         key: String,
         /// The system's words.
         source: Box<dyn Error + Send + Sync>,
+    },
+    /// The storage does not say whether it is there: whoever may not list a bucket is refused what is absent
+    /// just as what may not be read. A fetch hands the run back, and the root goes on.
+    #[error("`{key}` is not in `{root}`, or may not be read")]
+    Withheld {
+        /// The storage root.
+        root: String,
+        /// The object.
+        key: String,
+        /// The storage's words.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The bucket, the container or the repository that the root names is not there.
+    #[error("there is no {place}, which `{root}` names")]
+    NoPlace {
+        /// The storage root.
+        root: String,
+        /// What is missing, such as a bucket and its name.
+        place: String,
     },
     /// It is there, but is not what it should be.
     #[error("`{key}` in `{root}` is damaged: expected {wanted}, found {got}")]
@@ -102,13 +122,25 @@ pub enum StorageError {
     },
 }
 
+/// Codes by which S3, GCS and Azure refuse whoever asks.
+const REFUSALS: [&str; 8] = [
+    "AccessDenied",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+    "AuthenticationFailed",
+    "AuthorizationFailure",
+    "AuthorizationPermissionMismatch",
+];
+
 /// The key in an error that is about the storage as a whole.
 pub(super) const WHOLE: &str = ".";
 
 impl StorageError {
     /// Tells what an error means, by the system's error at its bottom.
     pub(super) fn of(
-        root: &super::Root,
+        root: &Root,
         key: &str,
         error: impl Into<Box<dyn Error + Send + Sync>>,
     ) -> Self {
@@ -116,8 +148,19 @@ impl StorageError {
             Ok(told) => return told,
             Err(source) => source,
         };
+        let is_of_store = source.is::<object_store::Error>();
+        let told = if is_of_store {
+            source.to_string()
+        } else {
+            String::new()
+        };
+        // Of a list its client says only that it failed.
+        let meaning = match code(&told) {
+            Some("NoSuchBucket" | "ContainerNotFound") => return Self::no_place(root),
+            Some(code) if REFUSALS.contains(&code) => Some(io::ErrorKind::PermissionDenied),
+            _ => meaning(source.as_ref()),
+        };
         let (root, key) = (root.to_string(), key.to_owned());
-        let meaning = meaning(source.as_ref());
         // Its text repeats what it comes from, and may hold a signed URL.
         let source = match source.downcast::<object_store::Error>() {
             Ok(error) => unsigned(&error.to_string()).into(),
@@ -135,6 +178,37 @@ impl StorageError {
         }
     }
 
+    /// As [`StorageError::of`], for what was to be read.
+    pub(super) fn of_read(root: &Root, key: &str, error: object_store::Error) -> Self {
+        // Azure and registries know what is absent from what may not be read.
+        let is_unsure = matches!(root.kind(), Kind::S3 | Kind::Gcs)
+            && code(&error.to_string()) == Some("AccessDenied");
+        match Self::of(root, key, error) {
+            Self::Denied { root, key, source } if is_unsure => Self::Withheld { root, key, source },
+            other => other,
+        }
+    }
+
+    /// As [`StorageError::of`], for what was to be written: only a place can be missing then.
+    pub(super) fn of_write(root: &Root, key: &str, error: object_store::Error) -> Self {
+        match Self::of(root, key, error) {
+            Self::NotFound { .. } => Self::no_place(root),
+            other => other,
+        }
+    }
+
+    pub(super) fn no_place(root: &Root) -> Self {
+        let (word, name) = match root.kind() {
+            Kind::Azure => ("container", root.place()),
+            Kind::Oci => ("repository", root.path()),
+            _ => ("bucket", root.place()),
+        };
+        Self::NoPlace {
+            root: root.to_string(),
+            place: format!("{word} `{name}`"),
+        }
+    }
+
     /// Makes the error once more, for each of several who wait for one thing.
     pub(super) fn twin(&self) -> Self {
         let again = |source: &(dyn Error + Send + Sync)| source.to_string().into();
@@ -147,6 +221,15 @@ impl StorageError {
                 root: root.clone(),
                 key: key.clone(),
                 source: again(source.as_ref()),
+            },
+            Self::Withheld { root, key, source } => Self::Withheld {
+                root: root.clone(),
+                key: key.clone(),
+                source: again(source.as_ref()),
+            },
+            Self::NoPlace { root, place } => Self::NoPlace {
+                root: root.clone(),
+                place: place.clone(),
             },
             Self::Full { root, key, source } => Self::Full {
                 root: root.clone(),
@@ -176,9 +259,10 @@ impl StorageError {
     #[must_use]
     pub fn failed_place(&self) -> Option<&str> {
         match self {
-            Self::Denied { root, .. } | Self::Full { root, .. } | Self::Other { root, .. } => {
-                Some(root)
-            }
+            Self::Denied { root, .. }
+            | Self::NoPlace { root, .. }
+            | Self::Full { root, .. }
+            | Self::Other { root, .. } => Some(root),
             _ => None,
         }
     }
@@ -190,6 +274,12 @@ impl StorageError {
             Self::NotFound { root, key } if key.starts_with("sha256/") => Some(format!(
                 "register the same file again: waft register FILE --storage {root}"
             )),
+            Self::Withheld { .. } => Some(
+                "who may not list the bucket is not told which: allow s3:GetObject and s3:ListBucket, or \
+                 storage.objects.get and storage.objects.list"
+                    .to_owned(),
+            ),
+            Self::NoPlace { root, .. } => maker(root),
             Self::Damaged { root, key, .. } if key.starts_with("sha256/") => Some(format!(
                 "put the right bytes back: waft register FILE --storage {root}"
             )),
@@ -226,6 +316,25 @@ fn opener(root: &str) -> Option<&'static str> {
         }
         _ => return None,
     })
+}
+
+/// Says how a place is made.
+fn maker(root: &str) -> Option<String> {
+    let (scheme, rest) = root.split_once("://")?;
+    let (place, path) = rest.split_once('/').unwrap_or((rest, ""));
+    Some(match scheme {
+        "s3" => format!("make it, or name another: aws s3 mb s3://{place}"),
+        "gs" => format!("make it, or name another: gcloud storage buckets create gs://{place}"),
+        "az" => format!("make it, or name another: az storage container create --name {place}"),
+        _ => format!("make the repository `{path}` in `{place}`, or name another"),
+    })
+}
+
+/// Finds the code of an answer of S3, GCS or Azure in the text of an error; only answers with a body
+/// have one.
+pub(super) fn code(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once("<Code>")?;
+    Some(rest.split_once("</Code>")?.0)
 }
 
 /// Finds what a chain of errors means: what a storage answered, else the system's error at the bottom.

@@ -6,6 +6,11 @@
 
 use crate::model::artifact::Digest;
 
+/// The key of what is written to learn whether something can be.
+pub const PROBE: &str = "probe";
+/// The key of the file that holds the key of the task cache.
+pub const TASK_CACHE_KEY: &str = "task-cache.key";
+
 /// Returns the key of an artifact, `sha256/ab/<64 hex digits>`.
 ///
 /// ```
@@ -69,6 +74,34 @@ pub fn is_task_entry(key: &str) -> bool {
     hex::decode_to_slice(hex, &mut code).is_ok() && task_entry(&code) == key
 }
 
+/// Tells which artifact a key names, if one.
+#[must_use]
+pub fn artifact_of(key: &str) -> Option<Digest> {
+    let digest: Digest = format!("sha256:{}", key.rsplit('/').next()?).parse().ok()?;
+    (artifact(digest) == key).then_some(digest)
+}
+
+/// Tells whether a key is that of a file which a writer had not finished: staged beside its place.
+#[must_use]
+pub fn is_draft(key: &str) -> bool {
+    let Some((whole, rest)) = key.rsplit_once(['#', '.']) else {
+        return false;
+    };
+    let is_number = !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_hexdigit());
+    let is_ours =
+        || artifact_of(whole).is_some() || is_task_entry(whole) || whole == TASK_CACHE_KEY;
+    is_number && is_ours()
+}
+
+/// Tells when a segment was begun, in microseconds.
+#[must_use]
+pub fn begun_at(key: &str) -> Option<i64> {
+    let (begun, _) = key.strip_prefix("segments/")?.split_once('-')?;
+    i64::from_str_radix(begun, 16)
+        .ok()
+        .filter(|_| is_segment(key))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,7 +136,31 @@ mod tests {
     }
 
     #[test]
+    fn a_draft_lies_beside_what_it_was_to_become() {
+        let own = artifact(Digest::of(b""));
+        let entry = task_entry(&[7; 32]);
+        for draft in [
+            format!("{own}#1"),
+            format!("{own}#23"),
+            format!("{entry}.00000000000000ff"),
+            format!("{TASK_CACHE_KEY}.00000000000000ff"),
+        ] {
+            assert!(is_draft(&draft), "{draft}");
+        }
+        for other in [
+            own.as_str(),
+            "a#1",
+            "notes.1",
+            TASK_CACHE_KEY,
+            &format!("{own}#"),
+        ] {
+            assert!(!is_draft(other), "{other}");
+        }
+    }
+
+    #[test]
     fn later_segments_sort_later() {
         assert!(segment(9, 9) < segment(10, 0));
+        assert_eq!(begun_at(&segment(10, 0)), Some(10));
     }
 }

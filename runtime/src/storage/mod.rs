@@ -13,6 +13,7 @@ mod error;
 mod folder;
 pub mod key;
 mod oci;
+mod reach;
 mod remote;
 mod root;
 mod segment;

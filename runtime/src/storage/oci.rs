@@ -5,6 +5,8 @@
 //! its key. Tags are moved by nobody but who pushes; nothing here trusts one for what it names.
 
 mod answer;
+mod door;
+mod tag;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,6 +17,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, TryStreamExt as _};
+use http::HeaderValue;
 use object_store::path::Path;
 use object_store::{
     Attributes, CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult,
@@ -24,11 +27,13 @@ use object_store::{
 use oci_client::client::{BlobResponse, ClientConfig, ClientProtocol};
 use oci_client::manifest::{OCI_IMAGE_MEDIA_TYPE, OciDescriptor, OciImageManifest, OciManifest};
 use oci_client::secrets::RegistryAuth;
-use oci_client::{Client, Reference};
+use oci_client::{Client, Reference, RegistryOperation};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use self::answer::{again, generic, silent, told, within};
+use self::door::Door;
+use self::tag::{artifact_tag, key_of, tag_of, version_tag};
 use super::credentials::Unusable;
 use super::wire::{CONNECT, SILENCE, UPLOAD_RATE};
 use super::{Meter, Root, credentials, key};
@@ -50,14 +55,17 @@ const OBJECT_LAYER: &str = "application/octet-stream";
 const EMPTY_CONFIG: &str = "application/vnd.oci.empty.v1+json";
 /// The annotation that names a thing for people.
 pub(super) const TITLE: &str = "org.opencontainers.image.title";
-/// Most bytes of a manifest that are looked at; registries take no more than 4 MiB.
-const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Images of a kind that has layers.
+const MANIFESTS: [&str; 2] = [
+    OCI_IMAGE_MEDIA_TYPE,
+    "application/vnd.docker.distribution.manifest.v2+json",
+];
 
 /// One repository of a registry. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Registry {
     client: Client,
-    auth: Arc<RegistryAuth>,
+    door: Arc<Door>,
     host: String,
     repository: String,
     meter: Meter,
@@ -77,14 +85,17 @@ impl Registry {
         access: &Access,
         meter: &Meter,
     ) -> std::result::Result<Self, Unusable> {
-        let auth = match credentials::docker(access, root.place())? {
-            Some((user, password)) => RegistryAuth::Basic(user, password),
-            None => RegistryAuth::Anonymous,
+        let login = credentials::docker(access, root.place())?;
+        let (protocol, scheme) = match root.is_plain_text() {
+            true => (ClientProtocol::Http, "http"),
+            false => (ClientProtocol::Https, "https"),
         };
-        let protocol = match root.is_plain_text() {
-            true => ClientProtocol::Http,
-            false => ClientProtocol::Https,
-        };
+        let named = Reference::with_tag(root.place().into(), root.path().into(), "latest".into());
+        let address = format!("{scheme}://{}/", named.resolve_registry()).parse();
+        let address = address.map_err(|_| Unusable::new("it is no address".to_owned()))?;
+        let door = Door::new(address, root.path(), login);
+        let door =
+            door.map_err(|error| Unusable::new(format!("no client can be made: {error}")))?;
         crate::tls::install();
         let client = Client::new(ClientConfig {
             protocol,
@@ -96,7 +107,7 @@ impl Registry {
         });
         Ok(Self {
             client,
-            auth: Arc::new(auth),
+            door: Arc::new(door),
             host: root.place().to_owned(),
             repository: root.path().to_owned(),
             meter: meter.clone(),
@@ -115,61 +126,66 @@ impl Registry {
         )
     }
 
-    /// Every call begins here, so that the credentials are known to the client.
-    async fn client(&self) -> &Client {
-        self.client
-            .store_auth_if_needed(&self.host, &self.auth)
-            .await;
-        &self.client
+    /// Every call begins here, so that what opens the registry is known to the client.
+    async fn client(&self, to: RegistryOperation) -> Result<&Client> {
+        let image = self.tag("latest");
+        let registry = image.resolve_registry();
+        let nobody = RegistryAuth::Anonymous;
+        self.client.store_auth_if_needed(registry, &nobody).await;
+        // A push looks first what is there.
+        let all = match to {
+            RegistryOperation::Pull => &[RegistryOperation::Pull][..],
+            RegistryOperation::Push => &[RegistryOperation::Pull, RegistryOperation::Push],
+        };
+        for to in all {
+            if let Some(token) = self.door.pass(*to).await? {
+                self.client.tokens.insert(&image, *to, token).await;
+            }
+        }
+        Ok(&self.client)
     }
 
     /// Looks up the one layer of an image that may be a component.
     ///
     /// `reference` is a tag, or the digest of a manifest.
     pub(super) async fn find(&self, reference: &str) -> Result<Tagged> {
-        let image = match reference.starts_with("sha256:") {
+        let (bytes, _) = self
+            .door
+            .manifest(&self.image(reference), &MANIFESTS)
+            .await?;
+        layer_of(reference, &parsed(reference, &bytes)?)
+    }
+
+    fn image(&self, reference: &str) -> Reference {
+        match reference.starts_with("sha256:") {
             true => self.at(reference),
             false => self.tag(reference),
-        };
-        let manifest = self.manifest(reference, &image).await?;
-        let is_wasm = |layer: &&OciDescriptor| {
-            let kind = layer.media_type.as_str();
-            kind == WASM_LAYER || LEGACY_LAYERS.contains(&kind)
-        };
-        let layers: Vec<_> = manifest.layers.iter().filter(is_wasm).collect();
-        let [layer] = layers.as_slice() else {
-            let kinds: Vec<_> = manifest
-                .layers
-                .iter()
-                .map(|layer| &*layer.media_type)
-                .collect();
-            return Err(generic(format!(
-                "`{reference}` has no wasm layer of its own, but {}",
-                kinds.join(", ")
-            )));
-        };
-        let digest = layer.digest.parse();
-        let digest = digest.map_err(|_| generic("its layer has no sha256 digest".to_owned()))?;
-        let size = u64::try_from(layer.size);
-        let size = size.map_err(|_| generic("its layer has a size below zero".to_owned()))?;
-        Ok(Tagged { digest, size })
+        }
+    }
+
+    /// Gives an image that somebody else pushed a tag of ours too, so that the registry keeps its artifact
+    /// when the other tag moves on.
+    pub(super) async fn pin(&self, reference: &str, digest: Digest) -> Result<()> {
+        if self.is_tagged(digest).await? {
+            return Ok(());
+        }
+        let image = self.image(reference);
+        let (bytes, kind) = self.door.manifest(&image, &MANIFESTS).await?;
+        if layer_of(reference, &parsed(reference, &bytes)?)?.digest != digest {
+            return Err(generic(format!("`{reference}` moved meanwhile")));
+        }
+        let kind = kind.unwrap_or_else(|| HeaderValue::from_static(OCI_IMAGE_MEDIA_TYPE));
+        let client = self.client(RegistryOperation::Push).await?;
+        let own = artifact_tag(digest);
+        let image = self.tag(&own);
+        let push = || within(client.push_manifest_raw(&image, bytes.clone(), kind.clone()));
+        let pushed = again(push).await;
+        pushed.map(drop).map_err(|error| told(&own, error))
     }
 
     async fn manifest(&self, name: &str, image: &Reference) -> Result<OciImageManifest> {
-        let kinds = [
-            OCI_IMAGE_MEDIA_TYPE,
-            "application/vnd.docker.distribution.manifest.v2+json",
-        ];
-        let client = self.client().await;
-        let pulled = within(client.pull_manifest_raw(image, &self.auth, &kinds)).await;
-        let (bytes, _) = pulled.map_err(|error| told(name, error))?;
-        if bytes.len() > MANIFEST_BYTES_MAX {
-            return Err(generic(format!(
-                "the manifest of `{name}` is larger than 4 MiB"
-            )));
-        }
-        let read = serde_json::from_slice(&bytes);
-        read.map_err(|error| generic(format!("the manifest of `{name}` cannot be read: {error}")))
+        let (bytes, _) = self.door.manifest(image, &MANIFESTS).await?;
+        parsed(name, &bytes)
     }
 
     /// Tells whether an artifact has a manifest of its own, by which the registry keeps it.
@@ -182,16 +198,22 @@ impl Registry {
         }
     }
 
-    /// Puts another tag on an artifact that was put before, such as the name of a version.
-    pub(super) async fn retag(&self, digest: Digest, tag: &str) -> Result<()> {
+    /// Puts the tag of a version on an artifact that was put before, and answers it.
+    pub(super) async fn name_version(
+        &self,
+        digest: Digest,
+        (project, flow, version): (&str, &str, u32),
+    ) -> Result<String> {
+        let tag = version_tag(project, flow, version);
         let own = artifact_tag(digest);
         let manifest = self.manifest(&own, &self.tag(&own)).await?;
-        self.push_manifest(tag, manifest).await
+        self.push_manifest(&tag, manifest).await?;
+        Ok(tag)
     }
 
     async fn push_manifest(&self, tag: &str, manifest: OciImageManifest) -> Result<()> {
         let manifest = OciManifest::Image(manifest);
-        let client = self.client().await;
+        let client = self.client(RegistryOperation::Push).await?;
         let image = self.tag(tag);
         let push = || within(client.push_manifest(&image, &manifest));
         again(push)
@@ -201,7 +223,7 @@ impl Registry {
     }
 
     async fn push_blob(&self, digest: &str, payload: PutPayload) -> Result<()> {
-        let client = self.client().await;
+        let client = self.client(RegistryOperation::Push).await?;
         let image = self.at(digest);
         let size = payload.content_length() as u64;
         let push = || async {
@@ -225,7 +247,7 @@ impl Registry {
 
     /// Answers the blob behind a key: its digest, and its size where the manifest says it.
     async fn blob(&self, path: &Path) -> Result<(String, Option<u64>)> {
-        match artifact_of(path.as_ref()) {
+        match key::artifact_of(path.as_ref()) {
             Some(digest) => Ok((digest.to_string(), None)),
             None => {
                 let tag = tag_of(path.as_ref());
@@ -243,37 +265,6 @@ impl Registry {
             .await
             .map(|got| got.meta)
     }
-}
-
-/// The tag under which an artifact is kept.
-fn artifact_tag(digest: Digest) -> String {
-    format!("wasm-{}", digest.to_hex())
-}
-
-/// Tells which artifact a key names, if one.
-fn artifact_of(path: &str) -> Option<Digest> {
-    let hex = path.strip_prefix("sha256/")?.get(3..)?;
-    let digest: Digest = format!("sha256:{hex}").parse().ok()?;
-    (key::artifact(digest) == path).then_some(digest)
-}
-
-/// Makes a tag of a key. Keys hold no `.` but at the end of a file's name, so no two share one.
-fn tag_of(path: &str) -> String {
-    match artifact_of(path) {
-        Some(digest) => artifact_tag(digest),
-        None => path.replace('/', "."),
-    }
-}
-
-/// Makes the key of a tag; none for a tag that others made.
-fn key_of(tag: &str) -> Option<Path> {
-    if let Some(hex) = tag.strip_prefix("wasm-") {
-        let digest: Digest = format!("sha256:{hex}").parse().ok()?;
-        return Some(Path::from(key::artifact(digest)));
-    }
-    let key = tag.replace('.', "/");
-    let is_own = key::is_segment(&key) || key::is_task_entry(&key);
-    is_own.then(|| Path::from(key))
 }
 
 impl fmt::Debug for Registry {
@@ -303,7 +294,7 @@ impl ObjectStore for Registry {
         payload: PutPayload,
         opts: PutOptions,
     ) -> Result<PutResult> {
-        let artifact = artifact_of(path.as_ref());
+        let artifact = key::artifact_of(path.as_ref());
         let tag = tag_of(path.as_ref());
         if opts.mode == PutMode::Create {
             // A registry has no conditional put; of two that push one tag the later one counts. Artifacts
@@ -376,7 +367,7 @@ impl ObjectStore for Registry {
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
         let (digest, size) = self.blob(path).await?;
         let image = self.at(&digest);
-        let client = self.client().await;
+        let client = self.client(RegistryOperation::Pull).await?;
         let name = path.as_ref();
         let meta = |size| ObjectMeta {
             location: path.clone(),
@@ -443,9 +434,10 @@ impl ObjectStore for Registry {
             let image = registry.tag("latest");
             let mut tags: Vec<String> = Vec::new();
             loop {
-                let client = registry.client().await;
+                let client = registry.client(RegistryOperation::Pull).await?;
                 let last = tags.last().cloned();
-                let call = client.list_tags(&image, &registry.auth, Some(1000), last.as_deref());
+                let nobody = RegistryAuth::Anonymous;
+                let call = client.list_tags(&image, &nobody, Some(1000), last.as_deref());
                 let page = match within(call).await {
                     Ok(page) => page.tags,
                     Err(error) => match told("tags", error) {
@@ -472,7 +464,13 @@ impl ObjectStore for Registry {
             let keys: Vec<_> = keys.filter(is_under).collect();
             Ok(stream::iter(keys.into_iter().map(Ok)).and_then(move |key| {
                 let registry = registry.clone();
-                async move { registry.meta(key).await }
+                async move {
+                    match registry.meta(key.clone()).await {
+                        // Named all the same, and by its missing ETag told from one that is there.
+                        Err(Error::NotFound { .. }) => Ok(gone(key)),
+                        answer => answer,
+                    }
+                }
             }))
         };
         stream::once(tags).try_flatten().boxed()
@@ -485,6 +483,47 @@ impl ObjectStore for Registry {
     async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
         Err(unsupported("copying"))
     }
+}
+
+/// A tag whose image is not whole.
+fn gone(location: Path) -> ObjectMeta {
+    ObjectMeta {
+        location,
+        last_modified: Default::default(),
+        size: 0,
+        e_tag: None,
+        version: None,
+    }
+}
+
+/// Finds the one layer of an image that may be a component.
+fn layer_of(reference: &str, manifest: &OciImageManifest) -> Result<Tagged> {
+    let is_wasm = |layer: &&OciDescriptor| {
+        let kind = layer.media_type.as_str();
+        kind == WASM_LAYER || LEGACY_LAYERS.contains(&kind)
+    };
+    let layers: Vec<_> = manifest.layers.iter().filter(is_wasm).collect();
+    let [layer] = layers.as_slice() else {
+        let kinds: Vec<_> = manifest
+            .layers
+            .iter()
+            .map(|layer| &*layer.media_type)
+            .collect();
+        return Err(generic(format!(
+            "`{reference}` has no wasm layer of its own, but {}",
+            kinds.join(", ")
+        )));
+    };
+    let digest = layer.digest.parse();
+    let digest = digest.map_err(|_| generic("its layer has no sha256 digest".to_owned()))?;
+    let size = u64::try_from(layer.size);
+    let size = size.map_err(|_| generic("its layer has a size below zero".to_owned()))?;
+    Ok(Tagged { digest, size })
+}
+
+fn parsed(name: &str, bytes: &[u8]) -> Result<OciImageManifest> {
+    let read = serde_json::from_slice(bytes);
+    read.map_err(|error| generic(format!("the manifest of `{name}` cannot be read: {error}")))
 }
 
 fn result(
@@ -559,24 +598,6 @@ fn annotations(attributes: &Attributes) -> BTreeMap<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn keys_and_tags_lead_to_each_other() {
-        let digest = Digest::of(b"x");
-        for key in [
-            key::artifact(digest),
-            key::segment(1_700_000_000_000_000, 7),
-            key::task_entry(&[7; 32]),
-        ] {
-            let tag = tag_of(&key);
-            assert!(tag.len() <= 128, "{tag}");
-            assert_eq!(key_of(&tag), Some(Path::from(key)));
-        }
-        assert_eq!(tag_of("task-cache.key"), "task-cache.key");
-        for foreign in ["latest", "v1.2", "wasm-1", "sha256-00"] {
-            assert_eq!(key_of(foreign), None, "{foreign}");
-        }
-    }
 
     #[tokio::test]
     async fn a_stretch_is_cut_out_of_whatever_chunks_come() {

@@ -20,10 +20,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::uploader::Uploader;
 use self::writer::Writer;
-use super::backend::REACH;
 use super::door::{Door, House, Remote};
 use super::error::WHOLE;
-use super::{Kind, Root, StorageError, folder, key};
+use super::{Kind, Root, StorageError, folder, key, reach};
 use crate::clock::Clock;
 use crate::config::Access;
 use crate::model::artifact::Digest;
@@ -135,17 +134,16 @@ impl Results {
         self.place.house.shut();
     }
 
-    /// Asks the storage for something that it cannot have, to learn whether it answers and lets us in. In
-    /// a folder something is written and taken away again.
+    /// Writes a few bytes and takes them away again, to learn whether results can be kept here.
     ///
     /// # Errors
     ///
-    /// Fails if it is out of reach, or refuses us.
+    /// Fails if the storage is out of reach, or does not let us write.
     pub async fn reach(&self) -> Result<(), StorageError> {
         let place = &self.place;
         match &place.house {
             House::Folder(door) => look_at_folder(&place.root, door).await,
-            House::Remote(remote) => look_at(&place.root, remote).await,
+            House::Remote(remote) => reach::probe(&place.root, remote).await,
         }
     }
 
@@ -266,16 +264,6 @@ impl Results {
     }
 }
 
-/// Looks whether a storage answers and lets us in.
-async fn look_at(root: &Root, remote: &Remote) -> Result<(), StorageError> {
-    let key = key::segment(0, rand::random());
-    let path = ObjectPath::from(key.as_str());
-    match within_reach(root, remote.head(&path)).await? {
-        Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-        Err(error) => Err(StorageError::of(root, WHOLE, error)),
-    }
-}
-
 /// Looks whether something can be written into a folder.
 async fn look_at_folder(root: &Root, door: &Door<Arc<Dir>>) -> Result<(), StorageError> {
     let key = key::segment(0, rand::random());
@@ -286,24 +274,20 @@ async fn look_at_folder(root: &Root, door: &Door<Arc<Dir>>) -> Result<(), Storag
         dir.remove_file(&key)?;
         written
     });
-    let looked = within_reach(root, looked).await?;
-    looked.map_err(|error| StorageError::of(root, WHOLE, error))
-}
-
-/// Waits for an answer no longer than a look may take.
-async fn within_reach<T>(root: &Root, look: impl Future<Output = T>) -> Result<T, StorageError> {
-    let looked = tokio::time::timeout(REACH, look).await;
-    looked.map_err(|_| {
-        let silent = format!("no answer for {} s", REACH.as_secs());
-        StorageError::of(root, WHOLE, silent)
+    reach::within(root, async {
+        let looked = looked.await;
+        looked.map_err(|error| StorageError::of(root, WHOLE, error))
     })
+    .await
 }
+/// Why nothing goes out of a registry.
+pub(super) const NO_DELETION: &str = "waft deletes nothing from a registry";
 
 /// Makes sure that a key is that of a segment, in a storage from which something can be deleted.
 pub(super) fn check_deletable(root: &Root, key: &str) -> Result<(), StorageError> {
     let why = match root.kind() {
         _ if !key::is_segment(key) => "it is not the key of a segment",
-        Kind::Oci => "waft deletes nothing from a registry",
+        Kind::Oci => NO_DELETION,
         Kind::Http => "a web server is read-only",
         _ => return Ok(()),
     };

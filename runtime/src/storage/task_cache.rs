@@ -25,9 +25,12 @@ use crate::model::artifact::Digest;
 use crate::model::value::Value;
 
 /// The file that holds the key of the cache under a root.
-const KEY_FILE: &str = "task-cache.key";
+const KEY_FILE: &str = key::TASK_CACHE_KEY;
 /// Most bytes of an entry that are read.
 const ENTRY_BYTES_MAX: u64 = 80 * 1024 * 1024;
+
+/// Most bytes of the first line of an entry, that of all but the longest content types.
+pub(super) const HEAD_BYTES_MAX: u64 = 4 * 1024;
 
 /// The cached outputs under one root. Cheap to clone.
 #[derive(Clone)]
@@ -291,6 +294,15 @@ impl std::fmt::Debug for TaskCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "TaskCache({})", self.place.root)
     }
+}
+
+/// Reads when an entry expires off its first bytes; none if it never does, or is no whole one.
+///
+/// Nothing is trusted for it: whoever may write there may as well delete.
+pub(super) fn expires_at(head: &[u8]) -> Option<Timestamp> {
+    let line = head.split(|byte| *byte == b'\n').next()?;
+    let header: Header = serde_json::from_slice(line).ok()?;
+    Timestamp::from_microsecond(header.expires_at_us?).ok()
 }
 
 fn read_file(dir: &Dir, name: &str) -> io::Result<Bytes> {

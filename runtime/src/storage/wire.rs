@@ -28,17 +28,33 @@ const REDIRECTS: usize = 5;
 
 /// Counts the bytes of objects that were moved, for those who show progress. Clones share the count.
 #[derive(Clone, Debug, Default)]
-pub struct Meter(Arc<AtomicU64>);
+pub struct Meter(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    moved: AtomicU64,
+    expected: AtomicU64,
+}
 
 impl Meter {
     /// Returns how many bytes were moved, what was moved again after a failure included.
     #[must_use]
     pub fn moved(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.moved.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many bytes the object has that is being fetched, once the storage has said so.
+    #[must_use]
+    pub fn expected(&self) -> Option<u64> {
+        Some(self.0.expected.load(Ordering::Relaxed)).filter(|size| *size > 0)
+    }
+
+    pub(super) fn expect(&self, size: u64) {
+        self.0.expected.store(size, Ordering::Relaxed);
     }
 
     pub(super) fn add(&self, bytes: usize) {
-        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.0.moved.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }
 
@@ -65,11 +81,12 @@ impl Connector {
 
 impl HttpConnector for Connector {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
-        let client =
-            client(self.headers.clone()).map_err(|error| object_store::Error::Generic {
+        let client = client(self.headers.clone(), Stay::AtHost).map_err(|error| {
+            object_store::Error::Generic {
                 store: "HTTP",
                 source: Box::new(error),
-            })?;
+            }
+        })?;
         Ok(HttpClient::new(Wire {
             client,
             meter: self.meter.clone(),
@@ -77,16 +94,25 @@ impl HttpConnector for Connector {
     }
 }
 
-/// Makes the client. Redirects lead to the same host only, and never from TLS into clear text.
-fn client(headers: HeaderMap) -> reqwest::Result<reqwest::Client> {
+/// Where redirects may lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stay {
+    /// To the same host only.
+    AtHost,
+    /// To any host, never from TLS into clear text; credentials stay behind.
+    InScheme,
+}
+
+/// Makes the client. No redirect leads from TLS into clear text.
+pub(super) fn client(headers: HeaderMap, stay: Stay) -> reqwest::Result<reqwest::Client> {
     crate::tls::install();
-    let stay = Policy::custom(|attempt| {
+    let stay = Policy::custom(move |attempt| {
         let from = attempt.previous().last();
         let is_same = from.is_some_and(|from| {
             let to = attempt.url();
-            from.scheme() == to.scheme()
-                && from.host_str() == to.host_str()
-                && from.port_or_known_default() == to.port_or_known_default()
+            let is_at_host = from.host_str() == to.host_str()
+                && from.port_or_known_default() == to.port_or_known_default();
+            from.scheme() == to.scheme() && (is_at_host || stay == Stay::InScheme)
         });
         match is_same && attempt.previous().len() <= REDIRECTS {
             true => attempt.follow(),

@@ -1,8 +1,9 @@
-//! What agents and the server say of segments of results, which the server never sees.
+//! What agents, the command line and the server say of segments of results, which the server never sees.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::model::artifact::Digest;
 use crate::model::id::SessionId;
 
 /// A segment of results.
@@ -36,4 +37,28 @@ pub struct KeptSegment {
     pub segment: Segment,
     /// Why it stays, in words.
     pub why: String,
+}
+
+/// What somebody found under a root, to learn what of it nobody needs.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Sighted {
+    /// The root of the segments, as references name it.
+    pub root: String,
+    /// Keys of segments.
+    #[serde(default)]
+    pub segments: Vec<String>,
+    /// Artifacts.
+    #[serde(default)]
+    pub artifacts: Vec<Digest>,
+}
+
+/// What the server knows nothing of: no version has such an artifact, no report has named such a segment, or
+/// not for so long that it was forgotten.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Orphans {
+    /// Keys of segments.
+    pub segments: Vec<String>,
+    /// Artifacts.
+    pub artifacts: Vec<Digest>,
 }

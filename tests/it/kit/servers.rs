@@ -35,6 +35,15 @@ const AZURITE: (&str, &str) = (
 const LOGIN: (&str, &str) = ("ada", "secret");
 const BCRYPT: &str = "$2b$04$rFAX0G9cEOyT0YPtzfN62uB1lilCsZlMQsTdHbwP6G7DyaA8lbisy";
 
+/// How much a server asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    Open,
+    Locked,
+    /// After the calls that make a bucket and a user.
+    Guarded,
+}
+
 /// A storage that runs, or a folder.
 pub(crate) struct StorageServer {
     /// The root that tests put things under.
@@ -50,15 +59,65 @@ pub(crate) struct StorageServer {
 impl StorageServer {
     /// Starts a server of a kind, with an empty bucket.
     pub(crate) async fn start(kind: Kind) -> Self {
-        Self::start_with(kind, false).await
+        Self::start_with(kind, How::Open).await
     }
 
     /// Starts a registry or a web server that asks who is there.
     pub(crate) async fn start_locked(kind: Kind) -> Self {
-        Self::start_with(kind, true).await
+        Self::start_with(kind, How::Locked).await
     }
 
-    async fn start_with(kind: Kind, is_locked: bool) -> Self {
+    /// Starts an S3 that looks at policies once a bucket and a user are made who may do so much there, and
+    /// becomes that user.
+    pub(crate) async fn start_guarded(actions: &[&str]) -> Self {
+        let mut server = Self::start_with(Kind::S3, How::Guarded).await;
+        let policy = serde_json::json!({ "Version": "2012-10-17", "Statement": [{
+            "Effect": "Allow", "Action": actions,
+            "Resource": [format!("arn:aws:s3:::{BUCKET}"), format!("arn:aws:s3:::{BUCKET}/*")],
+        }]});
+        let policy = policy.to_string();
+        server.iam("CreateUser", &[("UserName", LOGIN.0)]).await;
+        let rule = [
+            ("UserName", LOGIN.0),
+            ("PolicyName", "some"),
+            ("PolicyDocument", &policy),
+        ];
+        server.iam("PutUserPolicy", &rule).await;
+        let made = server
+            .iam("CreateAccessKey", &[("UserName", LOGIN.0)])
+            .await;
+        let word = |name: &str| {
+            let (_, rest) = made.split_once(&format!("<{name}>")).unwrap();
+            rest.split_once('<').unwrap().0.to_owned()
+        };
+        let variables = &mut server.access.variables;
+        variables.insert("AWS_ACCESS_KEY_ID".to_owned(), word("AccessKeyId"));
+        variables.insert("AWS_SECRET_ACCESS_KEY".to_owned(), word("SecretAccessKey"));
+        server
+    }
+
+    /// Asks moto's IAM for something, by no name.
+    async fn iam(&self, action: &str, words: &[(&str, &str)]) -> String {
+        let mut form = url::form_urlencoded::Serializer::new(String::new());
+        form.extend_pairs([("Action", action), ("Version", "2010-05-08")]);
+        form.extend_pairs(words);
+        let service = "AWS4-HMAC-SHA256 Credential=nobody/20260101/us-east-1/iam/aws4_request, \
+                       SignedHeaders=host, Signature=none";
+        let answer = reqwest::Client::new()
+            .post(format!("http://{}/", self.address))
+            .header("authorization", service)
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(form.finish())
+            .send()
+            .await
+            .unwrap();
+        let status = answer.status();
+        let text = answer.text().await.unwrap();
+        assert!(status.is_success(), "{action}: {status} {text}");
+        text
+    }
+
+    async fn start_with(kind: Kind, how: How) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let address = free_port();
         let data = folder.path().join("data");
@@ -94,10 +153,10 @@ impl StorageServer {
             Kind::Http => format!("http://{address}/files/"),
         };
         access.variables = variables;
-        if is_locked {
+        if how == How::Locked {
             lock(&folder, address);
         }
-        let command = command(kind, address, folder.path(), is_locked);
+        let command = command(kind, address, folder.path(), how);
         let mut server = Self {
             root: root.parse().unwrap(),
             access,
@@ -135,13 +194,12 @@ impl StorageServer {
         let log = std::fs::File::create(self.folder.path().join("server.log")).unwrap();
         command.stderr(log);
         self.process = Some(Process::spawn(&mut command));
-        let address = self.address;
-        let up = async {
-            while tokio::net::TcpStream::connect(address).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        patient(&format!("a server for {}", self.root), up).await;
+        until_up(self.address, &format!("a server for {}", self.root)).await;
+    }
+
+    /// Returns where the server is.
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Returns the folder of this server's files, for those kinds that keep files.
@@ -377,10 +435,11 @@ fn command(
     kind: Kind,
     address: SocketAddr,
     folder: &Path,
-    is_locked: bool,
+    how: How,
 ) -> Box<dyn Fn() -> Command + Send + Sync> {
     let home = servers().unwrap();
     let folder = folder.to_owned();
+    let is_locked = how == How::Locked;
     let (host, port) = (address.ip().to_string(), address.port().to_string());
     let data = folder.join("data");
     let mut words: Vec<String> = Vec::new();
@@ -439,26 +498,77 @@ fn command(
                 ),
                 false => String::new(),
             };
-            let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-                .map(|name| format!("{name}_temp_path {}/tmp;", folder.display()))
-                .concat();
-            let config = format!(
-                "daemon off; master_process off; pid {0}/pid; error_log stderr warn; worker_processes 1;\n\
-                 events {{}}\nhttp {{ access_log off; {temporary} server {{ listen {address}; \
-                 root {1}; {auth} }} }}\n",
-                folder.display(),
-                data.display()
-            );
-            let file = folder.join("nginx.conf");
-            std::fs::write(&file, config).unwrap();
-            let prefix = folder.display().to_string();
-            add(&["-p", &prefix, "-c", &file.display().to_string()]);
+            words.extend(nginx(
+                &folder,
+                address,
+                &format!("root {}; {auth}", data.display()),
+            ));
             home.join("bin/nginx")
         }
     };
     Box::new(move || {
         let mut command = Command::new(&program);
         command.args(&words).current_dir(&folder);
+        if how == How::Guarded {
+            command.env("INITIAL_NO_AUTH_ACTION_COUNT", "4");
+        }
         command
     })
+}
+
+/// Writes what nginx is to do at an address, and returns its arguments.
+fn nginx(folder: &Path, address: SocketAddr, server: &str) -> Vec<String> {
+    let prefix = folder.display();
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|name| format!("{name}_temp_path {prefix}/tmp;"))
+        .concat();
+    let config = format!(
+        "daemon off; master_process off; pid {prefix}/pid; error_log stderr warn; worker_processes 1;\n\
+         events {{}}\nhttp {{ access_log off; client_max_body_size 0; {temporary} \
+         server {{ listen {address}; {server} }} }}\n",
+    );
+    let file = folder.join("nginx.conf");
+    std::fs::write(&file, config).unwrap();
+    ["-p", &prefix.to_string(), "-c", &file.display().to_string()]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+/// An nginx that stands before another server, and does with what passes what it is told.
+pub(crate) struct Front {
+    /// Where it is.
+    pub(crate) address: SocketAddr,
+    process: Process,
+    _folder: TempDir,
+}
+
+impl Front {
+    /// Starts one whose server has these lines of configuration.
+    pub(crate) async fn start(server: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let address = free_port();
+        let words = nginx(folder.path(), address, server);
+        let mut command = Command::new(servers().unwrap().join("bin/nginx"));
+        let process = Process::spawn(command.args(words).current_dir(&folder));
+        until_up(address, "nginx").await;
+        Self {
+            address,
+            process,
+            _folder: folder,
+        }
+    }
+
+    /// Stops it with SIGSTOP: whoever waits for it waits.
+    pub(crate) fn freeze(&self) {
+        self.process.freeze();
+    }
+}
+
+async fn until_up(address: SocketAddr, what: &str) {
+    let up = async {
+        while tokio::net::TcpStream::connect(address).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    patient(what, up).await;
 }

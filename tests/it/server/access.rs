@@ -98,6 +98,9 @@ async fn a_token_bound_to_a_project_sees_nothing_else() {
         "project-unknown"
     );
     assert_eq!(code(stranger.delete_project("demo").await), "forbidden");
+    // Others may need what it may not see.
+    let found = waft::wire::Sighted::default();
+    assert_eq!(code(stranger.orphans(&found).await), "forbidden");
     assert_eq!(code(stranger.create_project(&second).await), "forbidden");
     let all = NewToken {
         name: "all".to_owned(),

@@ -326,6 +326,11 @@ async fn bad_registrations_are_refused() {
         ("file:///a", "../x"),
         ("file:///a", ""),
         ("x://a", "b"),
+        // Where agents keep what is none of an artifact's.
+        ("s3://a", "task-cache.key"),
+        ("s3://a", "b/segments/00061c6a6d4b8000-0000000000000007"),
+        ("s3://a", &format!("tasks/ab/{}", "ab".repeat(32))),
+        ("s3://a", &format!("sha256/ab/{}", "ab".repeat(32))),
     ] {
         let mut asked = registration("etl");
         (asked.location.root, asked.location.key) = (root.to_owned(), key.to_owned());

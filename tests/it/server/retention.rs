@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::*;
 use waft::server::RESULTS_KEEP;
-use waft::server::duty::cleaner::doom;
-use waft::wire::{Deletions, KeptSegment, Leave, Listen, Segment};
+use waft::server::duty::cleaner::{clean, doom};
+use waft::wire::{Deletions, KeptSegment, Leave, Listen, Segment, Sighted};
 
 const RESULTS: &str = "file://host/results";
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -244,4 +244,68 @@ async fn a_run_says_until_when_its_result_is_kept() {
     let run = world.run(lease.flow_run_id).await;
     let ended = run.ended_at.unwrap();
     assert_eq!(run.result_until, Some(ended + RESULTS_KEEP));
+}
+
+/// Who looks into a storage learns what of it nobody needs; what is doomed is known until it is deleted.
+#[tokio::test]
+async fn what_nobody_has_reported_is_an_orphan() {
+    let world = world().await;
+    let mira = world.agent_offering("mira", roots(&[ROOT, RESULTS])).await;
+    let lease = mira.begins(&world, "a").await;
+    mira.ends(lease, "a").await;
+    let (known, artifact) = (Digest::of(b"etl"), Digest::of(b"nobody's"));
+    let ask = async |root: &str| {
+        let found = Sighted {
+            root: root.to_owned(),
+            segments: vec!["a".to_owned(), "b".to_owned()],
+            artifacts: vec![known, artifact],
+        };
+        world.client.orphans(&found).await.unwrap()
+    };
+    for _ in 0..2 {
+        let orphans = ask(RESULTS).await;
+        assert_eq!(orphans.segments, ["b"]);
+        assert_eq!(orphans.artifacts, [artifact]);
+        world.clock.pass(RESULTS_KEEP + HOUR + MOMENT);
+        doom(&world.app).await.unwrap();
+    }
+    assert_eq!(ask("file://other/results").await.segments, ["a", "b"]);
+    mira.deleted(&["a"]).await;
+    assert_eq!(ask(RESULTS).await.segments, ["a", "b"]);
+    let many = Sighted {
+        artifacts: vec![artifact; 1_001],
+        ..Sighted::default()
+    };
+    assert_eq!(code(world.client.orphans(&many).await), "value-bad");
+}
+
+/// The doomed wait a quarter of a year for an agent that offers their root.
+#[tokio::test]
+async fn results_under_a_root_that_nobody_offers_are_forgotten() {
+    let world = world().await;
+    let mira = world.agent_offering("mira", roots(&[ROOT, RESULTS])).await;
+    let lease = mira.begins(&world, "a").await;
+    mira.ends(lease, "a").await;
+    world.clock.pass(RESULTS_KEEP + HOUR + MOMENT);
+    assert_eq!(doom(&world.app).await.unwrap(), 1);
+    let is_known = async || {
+        let found = Sighted {
+            root: RESULTS.to_owned(),
+            segments: vec!["a".to_owned()],
+            artifacts: Vec::new(),
+        };
+        world
+            .client
+            .orphans(&found)
+            .await
+            .unwrap()
+            .segments
+            .is_empty()
+    };
+    world.clock.pass(90 * 24 * HOUR - MOMENT);
+    clean(&world.app).await.unwrap();
+    assert!(is_known().await);
+    world.clock.pass(2 * MOMENT);
+    clean(&world.app).await.unwrap();
+    assert!(!is_known().await);
 }

@@ -1,6 +1,7 @@
 //! How storages are opened: by files, variables and tokens, each as its ecosystem keeps them.
 
 use super::*;
+use crate::kit::servers::Front;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_no_credentials_is_told_where_they_come_from() {
@@ -90,4 +91,53 @@ async fn a_token_opens_a_web_server() {
     let unread = Storage::open(&root, &access).unwrap_err();
     assert!(matches!(unread, StorageError::Denied { .. }), "{unread:?}");
     serving.abort();
+}
+
+/// What a pod or a machine of the cloud is given in the place of keys: a token file that is exchanged for keys,
+/// or a role that a service of its own tells.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_web_identity_and_the_role_of_a_machine_open_a_bucket() {
+    let mut house = House::new(Kind::S3).await;
+    let endpoint = house.server.access.variables["AWS_ENDPOINT_URL"].clone();
+    house.server.write_home("token", "e30.e30.e30");
+    let token = house.server.access.at_home("token").unwrap();
+    let token = token.display().to_string();
+    // moto tells its services apart by what is asked in a body, where object_store has a query.
+    let front = Front::start(&format!(
+        "location / {{ proxy_set_header Host sts.amazonaws.com; proxy_set_body $args; \
+         proxy_set_header Content-Type application/x-www-form-urlencoded; proxy_pass {endpoint}/; }}"
+    ))
+    .await;
+    let tokens = format!("http://{}", front.address);
+    let role = "arn:aws:iam::123456789012:role/flows";
+    for (name, variables) in [
+        (
+            "a web identity",
+            vec![
+                ("AWS_WEB_IDENTITY_TOKEN_FILE", token.as_str()),
+                ("AWS_ROLE_ARN", role),
+                ("AWS_ENDPOINT_URL_STS", &tokens),
+            ],
+        ),
+        ("a machine", vec![("AWS_METADATA_ENDPOINT", &endpoint)]),
+    ] {
+        let mut variables = variables;
+        variables.push(("AWS_ENDPOINT_URL", &endpoint));
+        let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        house.server.access.variables = variables.into_iter().map(own).collect();
+        house.storage = Storage::open(&house.server.root, &house.server.access).unwrap();
+        house.forget();
+        let bytes = format!("by {name}").into_bytes();
+        let digest = house.put(&bytes).await.unwrap();
+        assert_eq!(house.fetch(digest, &bytes).await.unwrap(), bytes);
+    }
+    // The token file was looked at, and no other way in was found instead.
+    house.server.access.variables.insert(
+        "AWS_WEB_IDENTITY_TOKEN_FILE".to_owned(),
+        format!("{token}-gone"),
+    );
+    let variables = &mut house.server.access.variables;
+    variables.insert("AWS_ROLE_ARN".to_owned(), role.to_owned());
+    let lost = Storage::open(&house.server.root, &house.server.access).unwrap();
+    assert!(lost.reach().await.is_err());
 }

@@ -5,6 +5,7 @@ use axum::extract::State;
 use http::StatusCode;
 
 use super::{checked_labels, page_size, project};
+use crate::model::artifact::Digest;
 use crate::model::flow::Definition;
 use crate::model::id::FlowId;
 use crate::server::access::Access;
@@ -62,7 +63,7 @@ pub(super) async fn register(
 ) -> Answer<Answered<Registered>> {
     access.may_change()?;
     checked_labels(&asked.labels)?;
-    checked_location(&asked.location)?;
+    checked_location(asked.artifact, &asked.location)?;
     checked_definition(&asked.definition)?;
     let now = app.clock.now();
     let memory = app.db.memory.clone();
@@ -95,7 +96,7 @@ fn checked_definition(definition: &Definition) -> Answer<()> {
 }
 
 /// Checks that a location could be one. Whether the bytes are there only an agent can find out.
-fn checked_location(location: &Location) -> Answer<()> {
+fn checked_location(artifact: Digest, location: &Location) -> Answer<()> {
     const ROOTS: [&str; 7] = ["file", "s3", "gs", "az", "oci", "http", "https"];
     const LENGTH_MAX: usize = 1024;
     let (root, key) = (&location.root, &location.key);
@@ -105,14 +106,16 @@ fn checked_location(location: &Location) -> Answer<()> {
     let is_plain = |text: &String| text.len() <= LENGTH_MAX && !text.chars().any(char::is_control);
     let is_key =
         !key.is_empty() && !key.starts_with('/') && key.split('/').all(|part| part != "..");
-    if is_root && is_plain(root) && is_plain(key) && is_key {
+    let is_place = is_root && is_plain(root) && is_plain(key) && is_key;
+    if is_place && artifact.may_lie_at(key) {
         return Ok(());
     }
     let shown: String = format!("{root} {key}").escape_default().take(200).collect();
-    Err(ApiError::new(
-        Code::LocationBad,
-        format!("`{shown}` is no storage root with a key under it"),
-    ))
+    let why = match is_place {
+        true => "is where agents keep other things",
+        false => "is no storage root with a key under it",
+    };
+    Err(ApiError::new(Code::LocationBad, format!("`{shown}` {why}")))
 }
 
 /// Lists flows by name. `flow` finds those of a name, so that a name can be resolved.

@@ -7,6 +7,7 @@ pub mod agent;
 pub mod flow;
 pub mod flow_run;
 pub mod health;
+pub mod orphan;
 pub mod project;
 pub mod token;
 
@@ -27,7 +28,7 @@ use crate::model::limit::{DEFINITION_BYTES_MAX, KIB, MIB};
 const BODY_BYTES_MAX: usize = 64 * KIB as usize;
 /// Most bytes of a registration: a definition and what goes with it.
 const REGISTRATION_BYTES_MAX: usize = DEFINITION_BYTES_MAX + 128 * KIB as usize;
-/// Most bytes of the request for a run: its parameters.
+/// Most bytes of the request for a run, its parameters, and of other requests that carry lists.
 const NEW_RUN_BYTES_MAX: usize = MIB as usize;
 /// Most bytes of a batch of reports.
 const REPORT_BYTES_MAX: usize = 16 * MIB as usize;
@@ -68,6 +69,7 @@ pub(super) fn routes() -> (Router<App>, utoipa::openapi::OpenApi) {
         .layer(limited(BODY_BYTES_MAX));
     let runs = OpenApiRouter::new()
         .routes(routes!(flow_run::create, flow_run::list))
+        .routes(routes!(orphan::find))
         // What an agent offers and what it has at work grow with its configuration.
         .routes(routes!(agent::open_session))
         .routes(routes!(agent::listen))

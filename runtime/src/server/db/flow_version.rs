@@ -1,6 +1,6 @@
 //! The table `flow_version`: registered shapes of flows. Never changed, only followed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::tx::{Json, Row, Tx, args};
 use super::{DbError, location};
@@ -97,6 +97,12 @@ pub async fn add(tx: &mut Tx, new: &New<'_>) -> Result<(), DbError> {
         new.at,
     ];
     tx.run(sql, args).await.map(drop)
+}
+
+/// Lists the artifacts of all versions, of whatever project.
+pub async fn artifacts(tx: &mut Tx) -> Result<HashSet<Digest>, DbError> {
+    let rows = tx.rows("SELECT DISTINCT artifact FROM flow_version", args![]);
+    rows.await?.iter().map(|row| row.get(0)).collect()
 }
 
 /// Marks every version of a flow but one as followed by a newer one.

@@ -150,6 +150,19 @@ pub async fn asked(tx: &mut Tx, segments: &[Segment], now: Timestamp) -> Result<
     Ok(())
 }
 
+/// Tells whether a segment is known, doomed or not.
+pub async fn is_known(tx: &mut Tx, root: &str, key: &str) -> Result<bool, DbError> {
+    let sql = "SELECT 1 FROM segment WHERE root = $1 AND \"key\" = $2";
+    Ok(!tx.rows(sql, args![root, key]).await?.is_empty())
+}
+
+/// Forgets segments that were doomed before an instant and that no agent has deleted since; answers how many.
+pub async fn forget_unreachable(tx: &mut Tx, before: Timestamp) -> Result<u64, DbError> {
+    let sql = "DELETE FROM segment WHERE (root, \"key\") IN (SELECT root, \"key\" FROM segment \
+               WHERE doomed_at IS NOT NULL AND doomed_at < $1 LIMIT $2)";
+    tx.run(sql, args![before, DOOMED_MAX]).await
+}
+
 /// Forgets doomed segments; answers how many. One that is used again meanwhile stays known.
 pub async fn forget(tx: &mut Tx, segments: &[Segment]) -> Result<u64, DbError> {
     let sql = "DELETE FROM segment WHERE root = $1 AND \"key\" = $2 AND doomed_at IS NOT NULL";

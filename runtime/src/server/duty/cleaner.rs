@@ -2,7 +2,9 @@
 //! and dooms segments of results that nobody has used for as long as results are kept.
 //!
 //! A run that is not over needs what its tasks have returned, however long ago: its segments are
-//! spared. Agents are asked to delete the doomed when they listen (`api/agent.rs`).
+//! spared. Agents are asked to delete the doomed when they listen (`api/agent.rs`). Those under a root that
+//! no agent has offered for a quarter of a year are forgotten: what may still lie there,
+//! `waft storage verify` finds and deletes.
 
 use std::time::Duration;
 
@@ -16,6 +18,9 @@ use crate::server::db::{DbError, agent, segment};
 const EVERY: Duration = Duration::from_secs(60 * 60);
 /// How long an agent is remembered.
 const UNSEEN: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// How long the doomed wait for an agent that offers their root.
+const UNOFFERED: SignedDuration = SignedDuration::from_hours(90 * 24);
 
 /// Cleans until the server goes down.
 pub(super) async fn keep(app: App) {
@@ -36,6 +41,19 @@ pub(super) async fn keep(app: App) {
 pub async fn clean(app: &App) -> Result<u64, DbError> {
     app.sessions.forget_silent(app.clock.monotonic());
     let now = app.clock.now();
+    // Nothing is that old where time has hardly begun.
+    if let Ok(before) = now.checked_sub(UNOFFERED) {
+        let forget = app
+            .db
+            .write(move |tx| Box::pin(segment::forget_unreachable(tx, before)));
+        let count = forget.await?;
+        if count > 0 {
+            tracing::warn!(
+                segments = count,
+                "no agent has offered the root of these results for a quarter of a year"
+            );
+        }
+    }
     let since = now.saturating_sub(UNSEEN).unwrap_or(now);
     app.db
         .write(move |tx| Box::pin(agent::forget_unseen(tx, since)))

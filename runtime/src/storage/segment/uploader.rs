@@ -7,10 +7,10 @@ use object_store::path::Path;
 use object_store::{ObjectStore as _, PutMode, PutOptions, PutPayload};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{Append, BATCH_VALUES, look_at};
+use super::{Append, BATCH_VALUES};
 use crate::clock::Clock;
 use crate::storage::door::Remote;
-use crate::storage::{Root, StorageError, key};
+use crate::storage::{Root, StorageError, key, reach};
 
 /// How long the first value of a batch waits for others at most.
 const GATHER: Duration = Duration::from_millis(50);
@@ -99,22 +99,22 @@ impl Uploader {
         }
     }
 
-    /// Puts an object; once more if the place answers a look in between, since it may have been away for a
+    /// Puts an object; once more if the place takes a few bytes in between, since it may have been away for a
     /// moment only. Under one key the second put does no harm to a first that landed.
     ///
-    /// Says of a place that answers each look, and takes it neither time, that it is not the place.
+    /// Says of a place that takes those and it neither time that it is not the place.
     async fn keep(&self, key: &str, payload: PutPayload) -> Result<(), StorageError> {
         let Err(error) = self.put_once(key, payload.clone()).await else {
             return Ok(());
         };
         let is_unclear = matches!(error, StorageError::Other { .. });
-        if !is_unclear || look_at(&self.root, &self.remote).await.is_err() {
+        if !is_unclear || reach::probe(&self.root, &self.remote).await.is_err() {
             return Err(error);
         }
         tracing::debug!(%error, "results are put once more");
         match self.put_once(key, payload).await {
             Err(StorageError::Other { root, key, source })
-                if look_at(&self.root, &self.remote).await.is_ok() =>
+                if reach::probe(&self.root, &self.remote).await.is_ok() =>
             {
                 Err(StorageError::NotTaken { root, key, source })
             }
@@ -130,12 +130,7 @@ impl Uploader {
             .await;
         match put {
             Ok(_) => Ok(()),
-            // What is put is there never before, so it is the place that is not.
-            Err(error @ object_store::Error::NotFound { .. }) => {
-                let words = error.to_string();
-                Err(StorageError::of(&self.root, key, words))
-            }
-            Err(error) => Err(StorageError::of(&self.root, key, error)),
+            Err(error) => Err(StorageError::of_write(&self.root, key, error)),
         }
     }
 }

@@ -1,0 +1,184 @@
+//! What happens on the way: servers that die, freeze or change what they send, and how far it is.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::left_over::padded;
+use super::*;
+use crate::kit::guests::servers;
+use crate::kit::program::{Processes, WAFT};
+use crate::kit::servers::Front;
+use crate::kit::witness::patient;
+
+const LEASE: Duration = Duration::from_secs(30);
+
+fn large(size: u32) -> Vec<u8> {
+    (0..size)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect()
+}
+
+/// Fetches until the first bytes have come, does something to the server, and answers how the fetch ends.
+async fn fetch_and(
+    house: &mut House,
+    digest: Digest,
+    size: usize,
+    what: impl AsyncFnOnce(&mut House),
+) -> Result<Vec<u8>, StorageError> {
+    let (storage, cache) = (house.storage.clone(), house.cache.clone());
+    let meter = storage.meter();
+    let before = meter.moved();
+    let fetching = tokio::spawn(async move { fetch(&storage, &cache, digest, size).await });
+    let begun = async {
+        while meter.moved() == before && !fetching.is_finished() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    patient("a download to begin", begun).await;
+    what(house).await;
+    fetching.await.unwrap()
+}
+
+/// A server that is killed in the middle of a download leaves nothing in the cache, and is asked again later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_killed_while_it_sends_is_asked_again() {
+    for kind in [Kind::S3, Kind::Http] {
+        let mut house = House::new(kind).await;
+        let whole = large(96 * 1024 * 1024);
+        let digest = house.put(&whole).await.unwrap();
+        house.storage = Storage::open(&house.server.root, &house.server.access).unwrap();
+        let killed = async |house: &mut House| house.server.stop();
+        let broken = fetch_and(&mut house, digest, whole.len(), killed).await;
+        let broken = broken.map(drop).unwrap_err();
+        assert!(
+            matches!(broken, StorageError::Other { .. }),
+            "{kind:?}: {broken:?}"
+        );
+        let left = std::fs::read_dir(house.folder.path().join("cache")).unwrap();
+        assert_eq!(left.count(), 0, "{kind:?}");
+        house.server.resume().await;
+        house.server.make_bucket().await;
+        house.put(&whole).await.unwrap();
+        assert!(house.fetch(digest, &whole).await.unwrap() == whole);
+    }
+}
+
+/// One that only stops sending is waited for so long, and told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_freezes_is_not_waited_for_without_end() {
+    let mut house = House::new(Kind::Http).await;
+    let whole = large(4 * 1024 * 1024);
+    let digest = house.put(&whole).await.unwrap();
+    let inner = house.server.address();
+    let front = Front::start(&format!(
+        "location / {{ proxy_pass http://{inner}; proxy_buffering off; limit_rate 1m; }}"
+    ))
+    .await;
+    let root = format!("http://{}/files/", front.address).parse().unwrap();
+    house.storage = Storage::open(&root, &house.server.access).unwrap();
+    let frozen = async |_: &mut House| front.freeze();
+    let silent = fetch_and(&mut house, digest, whole.len(), frozen).await;
+    let silent = silent.map(drop).unwrap_err();
+    assert!(matches!(silent, StorageError::Other { .. }), "{silent:?}");
+    assert!(
+        format!("{silent:?}").contains("no answer for 30 s"),
+        "{silent:?}"
+    );
+}
+
+/// What a server on the way changes, or cuts off, is never handed out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_changed_on_the_way_is_damage() {
+    let mut house = House::new(Kind::Http).await;
+    let text = "a component, all of it text\n".repeat(10_000);
+    let digest = house.put(text.as_bytes()).await.unwrap();
+    let inner = house.server.address();
+    for (what, replaced) in [
+        ("another", "sub_filter 'all' 'not';"),
+        ("shorter", "sub_filter 'all of it' '';"),
+    ] {
+        let front = Front::start(&format!(
+            "location / {{ proxy_pass http://{inner}; sub_filter_types *; {replaced} sub_filter_once off; }}"
+        ))
+        .await;
+        let root = format!("http://{}/files/", front.address).parse().unwrap();
+        house.storage = Storage::open(&root, &house.server.access).unwrap();
+        house.forget();
+        let changed = house.fetch(digest, text.as_bytes()).await.unwrap_err();
+        assert!(
+            matches!(
+                changed,
+                StorageError::Damaged { .. } | StorageError::Other { .. }
+            ),
+            "{what}: {changed:?}"
+        );
+        let left = std::fs::read_dir(house.folder.path().join("cache")).unwrap();
+        assert_eq!(left.count(), 0, "{what}");
+    }
+}
+
+/// On a terminal a large upload shows how far it is; elsewhere there are plain lines.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_upload_shows_how_far_it_is_on_a_terminal_only() {
+    let processes = Processes::start(LEASE).await;
+    let store = StorageServer::start(Kind::Oci).await;
+    let file = padded(processes.folder(), 100_000_000);
+    let root = store.root.to_string();
+    let words = [
+        "register",
+        file.to_str().unwrap(),
+        "--project",
+        "demo",
+        "--storage",
+        &root,
+        "--yes",
+    ];
+    // Python's own pseudo terminal: what is typed into it is nothing, what it shows goes to its output.
+    let pty = "import os, pty, sys\n\
+               code = pty.spawn(sys.argv[1:], lambda fd: os.read(fd, 65536))\n\
+               sys.exit(os.waitstatus_to_exitcode(code))\n";
+    let like = processes.waft(words);
+    let mut command = Command::new(servers().unwrap().join("python/bin/python"));
+    command
+        .args(["-c", pty, WAFT])
+        .args(words)
+        .stdin(Stdio::null());
+    for (name, value) in like.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
+        .env("TERM", "xterm")
+        .env_remove("NO_COLOR")
+        .env_remove("CI");
+    let shown = command.envs(store.environment()).output().unwrap();
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("registered demo/hello version 1"), "{shown}");
+    assert!(shown.contains("storing"), "{shown}");
+    assert!(shown.contains("/95.4"), "the whole size in {shown}");
+
+    let again = StorageServer::start(Kind::Oci).await;
+    let root = again.root.to_string();
+    let words = [
+        "register",
+        file.to_str().unwrap(),
+        "--project",
+        "demo",
+        "--storage",
+        &root,
+        "--yes",
+    ];
+    let plain = processes
+        .waft(words)
+        .envs(again.environment())
+        .output()
+        .unwrap();
+    assert!(plain.status.success(), "{plain:?}");
+    let said = String::from_utf8_lossy(&plain.stderr).into_owned();
+    assert!(
+        !said.contains("storing") && !said.contains('\x1b'),
+        "{said}"
+    );
+}
