@@ -15,7 +15,7 @@ use crate::storage::{StorageError, folder, key, segment, task_cache};
 const GONE: &str = "a tag whose blob is gone";
 
 impl Storage {
-    /// Deletes a segment of results that lies here beside artifacts; as [`super::Results::delete`].
+    /// Deletes a segment of results that lies here beside artifacts; as [`Results::delete`](crate::storage::Results::delete).
     ///
     /// # Errors
     ///
