@@ -168,6 +168,7 @@ async fn fill(app: &App, like: &FlowRun, count: usize) {
                         scheduled_at: now,
                         timeout_ms: 1,
                         clock: None,
+                        overlap: waft::model::schedule::Overlap::Allow,
                         idempotency: None,
                         by: String::new(),
                     };
@@ -231,6 +232,7 @@ async fn session(client: &Client) -> SessionId {
         },
         slots: SLOTS,
         replaces: None,
+        is_start: true,
     };
     client.open_session(&new).await.unwrap().session_id
 }

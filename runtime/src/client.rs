@@ -6,6 +6,7 @@
 
 mod call;
 mod error;
+mod flow;
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -19,10 +20,10 @@ use crate::clock::Clock;
 use crate::model::id::{FlowRunId, TokenId};
 use crate::model::run::{Card, TaskRun};
 use crate::wire::{
-    Agent, Claims, Deletions, ErrorBody, Explanation, Flow, FlowRun, FlowVersion, Health, Leave,
-    ListQuery, Listen, LogPage, LogQuery, MadeToken, NewFlowRun, NewProject, NewSession, NewToken,
-    Orders, Orphans, Page, Poll, Project, Registered, Registration, Renewal, Renewed, ReportBatch,
-    Reported, Session, Sighted, Token, Transition, WatchQuery,
+    Agent, Claims, Deletions, ErrorBody, Explanation, FlowRun, Health, Leave, ListQuery, Listen,
+    LogPage, LogQuery, MadeToken, NewDrain, NewFlowRun, NewProject, NewSession, NewToken, Orders,
+    Orphans, Page, Poll, Project, Registered, Registration, Renewal, Renewed, ReportBatch,
+    Reported, Session, Sighted, Slots, Token, Transition, WatchQuery,
 };
 
 pub use error::{ClientError, Refused, Unreachable, Unreadable};
@@ -142,6 +143,20 @@ impl Client {
         self.call(Call::get("/api/projects").query(query)).await
     }
 
+    /// Sets how many runs of a project agents may have at one time.
+    ///
+    /// # Errors
+    ///
+    /// `project-unknown`, `value-bad`.
+    pub async fn set_project_slots(
+        &self,
+        project: &str,
+        slots: &Slots,
+    ) -> Result<Project, ClientError> {
+        let path = format!("/api/projects/{}/slots", encoded(project));
+        self.call(Call::put(path, slots).repeatable()).await
+    }
+
     /// Deletes an empty project, by name or id.
     ///
     /// # Errors
@@ -164,81 +179,6 @@ impl Client {
     ) -> Result<Registered, ClientError> {
         let path = format!("/api/projects/{}/flows", encoded(project));
         self.call(Call::post(path, registration).repeatable()).await
-    }
-
-    /// Lists flows by project and name.
-    ///
-    /// # Errors
-    ///
-    /// As every call here.
-    pub async fn list_flows(&self, query: &ListQuery) -> Result<Page<Flow>, ClientError> {
-        self.call(Call::get("/api/flows").query(query)).await
-    }
-
-    /// Shows a flow: by id, by name where unique, or as `project/flow`.
-    ///
-    /// # Errors
-    ///
-    /// `flow-unknown`, `flow-ambiguous`.
-    pub async fn flow(&self, flow: &str) -> Result<Flow, ClientError> {
-        self.call(Call::get(format!("/api/flows/{}", encoded(flow))))
-            .await
-    }
-
-    /// Lists the versions of a flow, newest first, whole.
-    ///
-    /// # Errors
-    ///
-    /// `flow-unknown`, `flow-ambiguous`.
-    pub async fn flow_versions(
-        &self,
-        flow: &str,
-        query: &ListQuery,
-    ) -> Result<Page<FlowVersion>, ClientError> {
-        let path = format!("/api/flows/{}/versions", encoded(flow));
-        self.call(Call::get(path).query(query)).await
-    }
-
-    /// Lets the schedule of a flow rest.
-    ///
-    /// # Errors
-    ///
-    /// `flow-unknown`, `flow-ambiguous`.
-    pub async fn pause_flow(&self, flow: &str) -> Result<Flow, ClientError> {
-        self.change_flow(flow, "pause").await
-    }
-
-    /// Lets the schedule of a flow go on.
-    ///
-    /// # Errors
-    ///
-    /// `flow-unknown`, `flow-ambiguous`.
-    pub async fn resume_flow(&self, flow: &str) -> Result<Flow, ClientError> {
-        self.change_flow(flow, "resume").await
-    }
-
-    /// Archives a flow: it takes no runs until it is registered again.
-    ///
-    /// # Errors
-    ///
-    /// `flow-unknown`, `flow-ambiguous`.
-    pub async fn archive_flow(&self, flow: &str) -> Result<Flow, ClientError> {
-        self.change_flow(flow, "archive").await
-    }
-
-    async fn change_flow(&self, flow: &str, verb: &str) -> Result<Flow, ClientError> {
-        let path = format!("/api/flows/{}/{verb}", encoded(flow));
-        self.call(Call::new(Method::POST, path).repeatable()).await
-    }
-
-    /// Deletes a flow with its versions and runs.
-    ///
-    /// # Errors
-    ///
-    /// `flow-unknown`, `flow-ambiguous`, `flow-busy` while a run of it is at work.
-    pub async fn delete_flow(&self, flow: &str) -> Result<(), ClientError> {
-        let path = format!("/api/flows/{}", encoded(flow));
-        self.call_empty(Call::new(Method::DELETE, path)).await
     }
 
     /// Makes a run. Repeated by itself only if it has an idempotency key.
@@ -402,6 +342,26 @@ impl Client {
     /// As every call here.
     pub async fn list_agents(&self, query: &ListQuery) -> Result<Page<Agent>, ClientError> {
         self.call(Call::get("/api/agents").query(query)).await
+    }
+
+    /// Shows an agent, by its id, its name, or `name@host`.
+    ///
+    /// # Errors
+    ///
+    /// `agent-unknown`, `agent-ambiguous`.
+    pub async fn agent(&self, agent: &str) -> Result<Agent, ClientError> {
+        self.call(Call::get(format!("/api/agents/{}", encoded(agent))))
+            .await
+    }
+
+    /// Tells an agent to take no more runs, and to end. A repeat does no harm.
+    ///
+    /// # Errors
+    ///
+    /// `agent-unknown`, `agent-ambiguous`, `protocol-unsupported` by an agent that is too old for it.
+    pub async fn drain_agent(&self, agent: &str, new: &NewDrain) -> Result<Agent, ClientError> {
+        let path = format!("/api/agents/{}/drain", encoded(agent));
+        self.call(Call::post(path, new).repeatable()).await
     }
 
     /// Opens an agent's session; an earlier one of the same agent ends by it.

@@ -463,7 +463,8 @@ pub fn hostname() -> String {
         .unwrap_or_else(|| "localhost".to_owned())
 }
 
-fn home_folder() -> Option<PathBuf> {
+/// Returns the folder of the user.
+pub(crate) fn home_folder() -> Option<PathBuf> {
     std::env::home_dir().filter(|folder| !folder.as_os_str().is_empty())
 }
 

@@ -4,6 +4,8 @@
 //! RFC 3339 in UTC; ids are UUIDs; a list comes in pages with a cursor. The OpenAPI document is made
 //! of the same types.
 
+mod agent;
+mod change;
 mod segment;
 
 use std::collections::BTreeMap;
@@ -21,10 +23,15 @@ pub use crate::model::run::{FlowRunMoved, Happening, TaskRun, TaskRunMoved};
 use crate::model::run::{LogLine, ResultRef, TaskRunKey};
 use crate::model::state::{Event, State};
 
+pub use self::agent::{Agent, AgentRun, Drain, NewDrain};
+pub use self::change::{ResumeQuery, Slots};
 pub use self::segment::{Deletions, KeptSegment, Orphans, Segment, Sighted};
 
 /// The protocol that agents and servers of this version speak; each accepts this and the one before.
-pub const PROTOCOL: u32 = 1;
+///
+/// 1 is the first. 2 adds what drains an agent from afar: [`Orders::drain`], which is sent under no
+/// earlier one, and [`NewSession::is_start`].
+pub const PROTOCOL: u32 = 2;
 
 /// Every refusal of the API.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -90,6 +97,9 @@ pub struct Project {
     pub name: String,
     /// For a human.
     pub description: String,
+    /// How many of its runs agents may have at one time; as many as there are if it is missing.
+    #[serde(default)]
+    pub slots: Option<u32>,
     /// When it was made.
     pub created_at: Timestamp,
 }
@@ -178,6 +188,9 @@ pub struct Flow {
     pub created_at: Timestamp,
     /// When its current version was registered.
     pub registered_at: Timestamp,
+    /// How many of its runs agents may have at one time; as many as there are if it is missing.
+    #[serde(default)]
+    pub slots: Option<u32>,
 }
 
 /// A version of a flow, whole.
@@ -436,33 +449,6 @@ pub struct MadeToken {
     pub text: String,
 }
 
-/// An agent as others see it.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct Agent {
-    /// Its id.
-    pub id: AgentId,
-    /// Its name.
-    pub name: String,
-    /// The host it runs on.
-    pub hostname: String,
-    /// Its version.
-    pub version: String,
-    /// The protocol it speaks.
-    pub protocol: u32,
-    /// What it offers.
-    pub offer: Offer,
-    /// How many runs it takes at one time.
-    pub slots: u32,
-    /// The runs it has now.
-    pub flow_runs: Vec<FlowRunId>,
-    /// When it was last heard of.
-    pub seen_at: Timestamp,
-    /// Whether it polls now.
-    pub is_polling: bool,
-    /// Whether it takes no more runs, and finishes those that it has.
-    pub is_leaving: bool,
-}
-
 /// An agent says hello.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -483,6 +469,10 @@ pub struct NewSession {
     /// that session had is given back at once. Said in the first hello of a process only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaces: Option<SessionId>,
+    /// Whether the process has just begun, which takes back what an earlier one was told. From protocol
+    /// 2 on; under 1 every hello counts as such.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_start: bool,
 }
 
 /// The server says hello back.
@@ -622,6 +612,9 @@ pub struct Orders {
     /// Segments of results to delete, under roots that the agent offers: nobody needs them any more.
     #[serde(default)]
     pub delete: Vec<Segment>,
+    /// That the agent takes no more runs and ends; said until it does, under protocol 2 and later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
 }
 
 /// What happened to an agent's runs, in order.

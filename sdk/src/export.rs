@@ -4,7 +4,6 @@ use crate::bindings::exports::waft::flow::{definition, tasks};
 use crate::bindings::waft::flow::types::NamedValue;
 use crate::graph::{self, From};
 use crate::node::{Literal, Node, Param};
-use crate::spec::{self, ClockSpec};
 use crate::text::{joined, owned};
 use crate::value::{Inputs, Value};
 use crate::{Schema, Signal};
@@ -17,9 +16,12 @@ pub trait Flow {
     const NAME: &'static str;
     /// For a human; the doc comment of the function.
     const DESCRIPTION: &'static str;
-    /// When it runs unasked.
+
+    /// When it runs unasked. Written only where there is a schedule: no other flow carries the code.
     #[doc(hidden)]
-    const CLOCKS: &'static [ClockSpec];
+    fn schedule() -> Result<Option<definition::Schedule>, String> {
+        Ok(None)
+    }
 
     /// Calls the flow function.
     #[doc(hidden)]
@@ -41,7 +43,7 @@ pub(crate) fn describe<F: Flow>() -> Result<definition::Flow, String> {
         edges: drawing.edges,
         reference_tasks: drawing.reference_tasks,
         output: drawing.output,
-        schedule: spec::schedule(F::CLOCKS),
+        schedule: F::schedule()?,
     })
 }
 

@@ -93,6 +93,16 @@ pub(crate) fn describe(build: impl FnOnce() -> Option<From>) -> Result<Drawing, 
     }
 }
 
+/// Runs what writes values beside the graph, and answers what it made of them or the first mistake in them.
+pub(crate) fn written<T>(write: impl FnOnce() -> T) -> Result<T, String> {
+    open(Purpose::Describe);
+    let answer = write();
+    match taken("flow").mistake.take() {
+        Some(mistake) => Err(mistake),
+        None => Ok(answer),
+    }
+}
+
 /// Runs a flow function and answers the body of the task that is called so.
 pub(crate) fn find(function: String, build: impl FnOnce() -> Option<From>) -> Option<Run> {
     open(Purpose::Find {

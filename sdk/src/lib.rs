@@ -60,6 +60,30 @@
 //! }
 //! ```
 //!
+//! # When a flow runs unasked
+//!
+//! The attribute of the flow says when, what is left out, and what is done about runs that were missed or
+//! meet; [`flow`] has the whole table.
+//!
+//! ```
+//! # use waft_sdk::prelude::*;
+//! # #[task] fn count(region: String) -> TaskResult<u64> { Ok(region.len() as u64) }
+//! #[flow(
+//!     schedule = [
+//!         cron("0 2 * * *", tz = "Europe/Berlin", name = "nightly", params(region = "eu")),
+//!         interval("6h", name = "fresh", starts = "2026-12-01T00:00:00Z", params(region = "us")),
+//!     ],
+//!     filters = [weekdays("mon-fri"), except("2026-12-25", "2027-01-01")],
+//!     catch_up = "all",
+//!     overlap = "queue",
+//! )]
+//! fn counted(region: Param<String>) -> Node<u64> {
+//!     count(region)
+//! }
+//! # let flow = waft_sdk::testing::describe::<counted>().unwrap();
+//! # assert_eq!(flow.schedule.unwrap().clocks.len(), 2);
+//! ```
+//!
 //! # What a task body may ask of its host
 //!
 //! [`log`], [`run`], [`secrets`], [`cards`] and [`http`].
@@ -111,6 +135,8 @@ pub mod __private {
     pub use crate::graph::{From, Wire, call, parameter};
     pub use crate::schema::Properties;
     pub use crate::signal::{NoResult, Outcome, Probe, plain};
-    pub use crate::spec::{ClockSpec, RuleSpec, TaskSpec};
+    pub use crate::spec::{
+        ClockSpec, FilterSpec, Given, RuleSpec, ScheduleSpec, TaskSpec, schedule,
+    };
     pub use crate::value::{Inputs, Value};
 }

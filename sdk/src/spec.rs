@@ -4,12 +4,14 @@
 //! them into the records of the contract.
 
 use crate::Signal;
+use crate::bindings::waft::flow::types::NamedValue;
 use crate::definition::{
-    self, Body, Cache, CatchUp, Clock, Condition, Grants, Limits, OnLost, Overlap, Retries, Rule,
-    Schedule, Trigger,
+    self, Body, Cache, CatchUp, Clock, Condition, Filter, Grants, Limits, OnLost, Overlap, Retries,
+    Rule, Schedule, Trigger,
 };
+use crate::graph;
 use crate::text::owned;
-use crate::value::{Inputs, Value};
+use crate::value::{Inputs, Value, json};
 
 /// Everything `#[task]` knows about a task.
 #[doc(hidden)]
@@ -104,11 +106,23 @@ impl TaskSpec {
     }
 }
 
-/// One clock of `#[flow(schedule = ..)]`.
+/// Everything that `#[flow(schedule = ..)]` says.
+#[doc(hidden)]
+pub struct ScheduleSpec {
+    pub clocks: &'static [ClockSpec],
+    pub filters: &'static [FilterSpec],
+    pub catch_up: CatchUp,
+    pub overlap: Overlap,
+}
+
+/// One clock.
 #[doc(hidden)]
 pub struct ClockSpec {
     pub name: &'static str,
     pub rule: RuleSpec,
+    pub starts: Option<&'static str>,
+    pub ends: Option<&'static str>,
+    pub given: &'static [Given],
 }
 
 /// What a clock ticks by.
@@ -119,31 +133,60 @@ pub enum RuleSpec {
     Dates(&'static [&'static str]),
 }
 
-/// The schedule of a flow, none without a clock.
-pub(crate) fn schedule(clocks: &[ClockSpec]) -> Option<Schedule> {
-    if clocks.is_empty() {
-        return None;
-    }
-    Some(Schedule {
-        clocks: clocks.iter().map(clock).collect(),
-        filters: Vec::new(),
-        catch_up: CatchUp::Last,
-        overlap: Overlap::Allow,
+/// A value that a clock gives to a parameter.
+#[doc(hidden)]
+pub struct Given {
+    pub name: &'static str,
+    /// Answers JSON text.
+    pub value: fn() -> String,
+}
+
+/// Which instants count.
+#[doc(hidden)]
+pub enum FilterSpec {
+    Weekdays(&'static [u8], &'static str),
+    Between(&'static str, &'static str, &'static str),
+    Except(&'static [&'static str], &'static str),
+}
+
+/// Answers a schedule as the contract has it, or the first of its values that cannot be written.
+#[doc(hidden)]
+pub fn schedule(spec: &ScheduleSpec) -> Result<Option<Schedule>, String> {
+    graph::written(|| {
+        Some(Schedule {
+            clocks: spec.clocks.iter().map(clock).collect(),
+            filters: spec.filters.iter().map(filter).collect(),
+            catch_up: spec.catch_up,
+            overlap: spec.overlap,
+        })
     })
 }
 
 fn clock(spec: &ClockSpec) -> Clock {
-    let rule = match spec.rule {
-        RuleSpec::Interval(millis) => Rule::Interval(millis),
-        RuleSpec::Cron(line, zone) => Rule::Cron((owned(line), owned(zone))),
-        RuleSpec::Dates(dates) => Rule::Dates(strings(dates)),
+    let given = |given: &Given| NamedValue {
+        name: owned(given.name),
+        value: json((given.value)().into_bytes()),
     };
     Clock {
         name: owned(spec.name),
-        rule,
-        starts_at: None,
-        ends_at: None,
-        parameters: Vec::new(),
+        rule: match spec.rule {
+            RuleSpec::Interval(millis) => Rule::Interval(millis),
+            RuleSpec::Cron(line, zone) => Rule::Cron((owned(line), owned(zone))),
+            RuleSpec::Dates(dates) => Rule::Dates(strings(dates)),
+        },
+        starts_at: spec.starts.map(owned),
+        ends_at: spec.ends.map(owned),
+        parameters: spec.given.iter().map(given).collect(),
+    }
+}
+
+fn filter(spec: &FilterSpec) -> Filter {
+    match spec {
+        FilterSpec::Weekdays(days, zone) => Filter::Weekdays((days.to_vec(), owned(zone))),
+        FilterSpec::Between(from, until, zone) => {
+            Filter::BetweenTimes((owned(from), owned(until), owned(zone)))
+        }
+        FilterSpec::Except(dates, zone) => Filter::SkipDates((strings(dates), owned(zone))),
     }
 }
 

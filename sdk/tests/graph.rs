@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use waft_sdk::definition::{
-    Amount, Backoff, Body, Flow, Mapping, OnLost, Rule, Source, Task, Trigger,
+    Amount, Backoff, Body, CatchUp, Filter, Flow, Mapping, OnLost, Overlap, Rule, Source, Task,
+    Trigger,
 };
 use waft_sdk::prelude::*;
 use waft_sdk::testing::describe;
@@ -403,4 +404,112 @@ fn a_schedule_is_a_list_of_named_clocks() {
         clocks[4].rule,
         Rule::Dates(vec!["2026-12-01T09:00:00Z".into()])
     );
+}
+
+#[flow(
+    schedule = [
+        cron(
+            "0 2 * * *",
+            tz = "Europe/Berlin",
+            name = "nightly",
+            starts = "2026-12-01T00:00:00Z",
+            ends = "2027-12-01T00:00:00+01:00",
+            params(r#type = "eu", count = -3, note = Some("\u{fc} \"\n".to_string())),
+        ),
+        interval("90m", name = "interval-2", params(r#type = { let both = ["a", "b"]; both.join("-") })),
+        interval("15m", params(r#type = String::new(), speed = Speed::VeryFast)),
+        interval("20m", params(r#type = "")),
+    ],
+    filters = [
+        weekdays("sat", "mon-wed", tz = "America/New_York"),
+        between("22:00", "06:00"),
+        except("2026-12-25", "2026-12-26", tz = "Asia/Tokyo"),
+    ],
+    catch_up = "all",
+    overlap = "cancel-old",
+)]
+fn timed(
+    r#type: Param<String>,
+    #[default(0)] count: Param<i64>,
+    note: Param<Option<String>>,
+    #[default(Speed::Normal)] speed: Param<Speed>,
+) {
+    let _ = (r#type, count, note, speed);
+}
+
+#[test]
+fn all_of_a_schedule_arrives() {
+    let schedule = describe::<timed>().unwrap().schedule.unwrap();
+    let clocks = &schedule.clocks;
+    let names: Vec<&str> = clocks.iter().map(|clock| clock.name.as_str()).collect();
+    // What has no name keeps clear of those that have one.
+    assert_eq!(names, ["nightly", "interval-2", "interval", "interval-3"]);
+    assert_eq!(
+        (clocks[0].starts_at.as_deref(), clocks[0].ends_at.as_deref()),
+        (
+            Some("2026-12-01T00:00:00Z"),
+            Some("2027-12-01T00:00:00+01:00")
+        )
+    );
+    assert_eq!((&clocks[1].starts_at, &clocks[1].ends_at), (&None, &None));
+    let given = |nth: usize| -> Vec<String> {
+        let parameters = clocks[nth].parameters.iter();
+        let one = |it: &waft_sdk::bindings::waft::flow::types::NamedValue| {
+            assert_eq!(it.value.content_type, "application/json");
+            format!("{}={}", it.name, String::from_utf8_lossy(&it.value.bytes))
+        };
+        parameters.map(one).collect()
+    };
+    assert_eq!(given(0), [r#"type="eu""#, "count=-3", r#"note="ü \"\n""#]);
+    assert_eq!(given(1), [r#"type="a-b""#]);
+    assert_eq!(given(2), [r#"type="""#, r#"speed="very-fast""#]);
+    assert_eq!(
+        schedule.filters,
+        [
+            Filter::Weekdays((vec![1, 2, 3, 6], "America/New_York".into())),
+            Filter::BetweenTimes(("22:00".into(), "06:00".into(), "UTC".into())),
+            Filter::SkipDates((
+                vec!["2026-12-25".into(), "2026-12-26".into()],
+                "Asia/Tokyo".into()
+            )),
+        ]
+    );
+    assert_eq!(
+        (schedule.catch_up, schedule.overlap),
+        (CatchUp::All, Overlap::CancelOld)
+    );
+    let plain = describe::<parcels>().unwrap().schedule.unwrap();
+    assert_eq!(
+        (plain.catch_up, plain.overlap, plain.filters.len()),
+        (CatchUp::Last, Overlap::Allow, 0)
+    );
+    assert_eq!(describe::<wired>().unwrap().schedule, None);
+}
+
+#[test]
+fn a_value_of_a_clock_that_is_no_json_is_told() {
+    #[flow(schedule = interval("1h", params(n = Torn)))]
+    fn torn(n: Param<Torn>) {
+        let _ = n;
+    }
+    let mistake = describe::<torn>().unwrap_err();
+    assert_eq!(
+        mistake,
+        "a value in the flow cannot be written as JSON: torn apart"
+    );
+}
+
+/// A value that nothing can be written of.
+struct Torn;
+
+impl Serialize for Torn {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("torn apart"))
+    }
+}
+
+impl Schema for Torn {
+    fn schema(text: &mut String) {
+        text.push_str("{}");
+    }
 }

@@ -3,11 +3,14 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
+use std::process::Command;
 use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
 
+use crate::kit::guests::guest;
 use crate::kit::local::run;
+use crate::kit::program::WAFT;
 use crate::kit::repository;
 
 #[test]
@@ -99,6 +102,101 @@ fn fetch_is_refused_without_the_network() {
     assert!(ran.talk.contains(line), "{}", ran.talk);
     assert_eq!(ran.object, Value::Null, "nothing ran");
     assert!(server.accept().is_err(), "nobody came");
+}
+
+/// What the attribute says is what a host is told, and what `inspect` shows.
+#[test]
+fn clocks_say_when_they_run() {
+    let home = tempfile::tempdir().unwrap();
+    let inspect = |arguments: &[&str]| {
+        let output = Command::new(WAFT)
+            .arg("inspect")
+            .arg(guest("clocks").unwrap())
+            .args(arguments)
+            .env("WAFT_HOME", home.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let shown: Value = serde_json::from_str(&inspect(&["--json"])).unwrap();
+    assert_eq!(
+        shown["schedule"],
+        json!({
+            "clocks": [
+                {
+                    "name": "nightly",
+                    "rule": {"cron": {"line": "0 2 * * *", "time_zone": "Europe/Berlin"}},
+                    "starts_at": "2026-12-01T00:00:00Z",
+                    "ends_at": "2027-11-30T23:00:00Z",
+                    "parameters": {"region": "eu", "count": 3},
+                },
+                {
+                    "name": "interval",
+                    "rule": {"interval_ms": 5_400_000},
+                    "starts_at": null,
+                    "ends_at": null,
+                    "parameters": {"region": "us"},
+                },
+                {
+                    "name": "dates",
+                    "rule": {"dates": ["2026-12-24T09:00:00Z", "2026-12-31T23:30:00.5Z"]},
+                    "starts_at": null,
+                    "ends_at": null,
+                    "parameters": {"region": "all"},
+                },
+            ],
+            "filters": [
+                {"weekdays": {"days": [1, 2, 3, 4, 6], "time_zone": "America/New_York"}},
+                {"between_times": {"from": "22:00", "until": "06:00", "time_zone": "UTC"}},
+                {"skip_dates": {"dates": ["2026-12-25", "2026-12-26"], "time_zone": "Asia/Tokyo"}},
+            ],
+            "catch_up": "all",
+            "overlap": "cancel_old",
+        })
+    );
+    let text = inspect(&[]);
+    let lines = text
+        .lines()
+        .skip_while(|line| !line.starts_with("schedule"));
+    let lines: Vec<&str> = lines.take(8).collect();
+    assert_eq!(
+        lines,
+        [
+            "schedule    nightly: `0 2 * * *` in Europe/Berlin  [from 2026-12-01T00:00:00Z; \
+             until 2027-11-30T23:00:00Z; count = 3; region = \"eu\"]",
+            "            interval: every 90m  [region = \"us\"]",
+            "            dates: 2026-12-24T09:00:00Z, 2026-12-31T23:30:00.5Z  [region = \"all\"]",
+            "            on mon-thu, sat in America/New_York",
+            "            between 22:00 and 06:00 in UTC",
+            "            except on 2026-12-25, 2026-12-26 in Asia/Tokyo",
+            "            catch up: all",
+            "            overlap: cancel-old",
+        ]
+    );
+}
+
+#[test]
+fn report_sums_up_a_day() {
+    let home = tempfile::tempdir().unwrap();
+    let sales = tempfile::tempdir().unwrap();
+    std::fs::create_dir(sales.path().join("eu")).unwrap();
+    let file = sales.path().join("eu/2026-11-25.csv");
+    std::fs::write(file, "product,cents\nlamp,1250\nchair,9900\nlamp,50\n").unwrap();
+    let dir = format!("{}::/sales:ro", sales.path().display());
+    let given = ["--param", "region=eu", "--param", "day=2026-11-25"];
+    let arguments = [&given[..], &["--allow-dir", &dir]].concat();
+    let ran = run(home.path(), "report", &arguments);
+    assert_eq!(ran.code, Some(0), "{}", ran.talk);
+    assert_eq!(
+        ran.object["result"],
+        json!({"region": "eu", "day": "2026-11-25", "cents": {"chair": 9_900, "lamp": 1_300}})
+    );
+    let content = &ran.object["cards"][0]["content"];
+    assert_eq!(
+        content["rows"],
+        json!([["chair", "99.00"], ["lamp", "13.00"]])
+    );
 }
 
 /// Starts a server that answers one request with a page, and says in the end what was asked of it.

@@ -11,9 +11,12 @@
 
 mod caches;
 mod deploy;
+mod embed;
 mod examples;
+mod fleet;
 mod flows;
 mod guests;
+mod install;
 mod kills;
 mod kit;
 mod lifecycle;

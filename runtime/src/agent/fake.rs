@@ -32,6 +32,8 @@ pub(crate) struct Fake {
     pub(crate) lapsed: Vec<LeaseKey>,
     /// The renewals that it was asked for.
     pub(crate) renewals: Vec<Renewal>,
+    /// The only protocol that it speaks, if it is not this one.
+    pub(crate) protocol: Option<u32>,
     /// How many renewals never to answer, as over a connection that is dead.
     pub(crate) unanswered: u32,
 }
@@ -43,8 +45,13 @@ type Refusal = (StatusCode, Json<ErrorBody>);
 /// Opens a session with a new fake server.
 pub(crate) async fn session() -> (Shared, Session) {
     let fake = Shared::default();
-    let session = open_session(Client::in_process(router(&fake), None)).await;
+    let session = session_with(&fake).await.unwrap();
     (fake, session)
+}
+
+/// Opens a session with a fake server.
+pub(crate) async fn session_with(fake: &Shared) -> anyhow::Result<Session> {
+    open_session(Client::in_process(router(fake), None)).await
 }
 
 /// Opens a session with a new fake server at a port, where calls have time limits.
@@ -54,10 +61,10 @@ pub(crate) async fn session_at_a_port() -> (Shared, Session) {
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(axum::serve(listener, router(&fake)).into_future());
     let session = open_session(Client::new(&url, None).unwrap()).await;
-    (fake, session)
+    (fake, session.unwrap())
 }
 
-async fn open_session(client: Client) -> Session {
+async fn open_session(client: Client) -> anyhow::Result<Session> {
     let hello = NewSession {
         name: "mira".to_owned(),
         hostname: "host".to_owned(),
@@ -69,6 +76,7 @@ async fn open_session(client: Client) -> Session {
         },
         slots: 1,
         replaces: None,
+        is_start: false,
     };
     let home = tempfile::tempdir().unwrap();
     let name = NameLock::take(home.path(), &hello.name).unwrap();
@@ -83,7 +91,7 @@ async fn open_session(client: Client) -> Session {
         },
     )
     .await;
-    opened.unwrap().0
+    opened.map(|(session, _)| session)
 }
 
 /// Forgets the session that is open.
@@ -110,15 +118,24 @@ fn router(fake: &Shared) -> Router {
         )
 }
 
-fn open(fake: &Shared, new: NewSession) -> Json<wire::Session> {
+fn open(fake: &Shared, new: NewSession) -> Result<Json<wire::Session>, Refusal> {
     let mut fake = fake.lock().unwrap();
+    let (protocol, is_start) = (new.protocol, new.is_start);
     fake.hellos.push(new);
-    Json(wire::Session {
+    // As servers of protocol 1 did, which knew no such field.
+    if is_start && fake.protocol == Some(1) {
+        return Err(refusal(StatusCode::BAD_REQUEST, "body-bad"));
+    }
+    if fake.protocol.unwrap_or(PROTOCOL) != protocol {
+        let status = StatusCode::UPGRADE_REQUIRED;
+        return Err(refusal(status, "protocol-unsupported"));
+    }
+    Ok(Json(wire::Session {
         agent_id: AgentId::at(0, 0),
         session_id: session_id(&fake),
         lease_seconds: 30,
-        protocol: PROTOCOL,
-    })
+        protocol,
+    }))
 }
 
 fn take(fake: &Shared, batch: ReportBatch) -> Result<Json<Reported>, Refusal> {

@@ -17,6 +17,7 @@ mod poller;
 mod ready;
 mod report;
 mod session;
+mod settings;
 mod slots;
 mod sweeper;
 
@@ -41,7 +42,7 @@ use crate::model::requirement::Offer;
 use crate::runner::{self, Runner};
 use crate::sandbox::{Powers, Sandbox};
 use crate::storage::{ArtifactCache, Root, TaskCache};
-use crate::wire::{NewSession, PROTOCOL};
+use crate::wire::{Drain, NewSession, PROTOCOL};
 
 use lease::Leases;
 use lock::NameLock;
@@ -237,13 +238,21 @@ impl Agent {
         }
     }
 
-    /// Stops the agent so far, unless it is to stop further already.
-    fn raise(&self, to: Stop) {
+    /// Stops the agent so far, unless it is to stop further already; answers whether it is not.
+    fn raise(&self, to: Stop) -> bool {
         self.stop.send_if_modified(|stop| {
             let is_news = *stop < to;
             *stop = (*stop).max(to);
             is_news
-        });
+        })
+    }
+
+    /// Does what the server was asked to tell it.
+    fn obey(&self, drain: Drain) -> bool {
+        self.raise(match drain {
+            Drain::Finish => Stop::Drain,
+            Drain::Now => Stop::Now,
+        })
     }
 }
 
@@ -265,6 +274,16 @@ impl Running {
     #[must_use]
     pub fn panics(&self) -> u64 {
         self.agent.panics.load(Ordering::Relaxed) + self.agent.runner.panics()
+    }
+
+    /// Waits until it is to take no more runs, whoever wants that: [`Running::stop`], or somebody who
+    /// drains it from afar. One that ends by itself is not waited for.
+    pub fn stopping(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut stop = self.agent.stop.subscribe();
+        async move {
+            // The sender is a part of the agent, which lives as long as this.
+            let _ = stop.wait_for(|stop| *stop != Stop::No).await;
+        }
     }
 
     /// Takes no more runs, finishes those at work, and ends.
@@ -351,6 +370,7 @@ fn hello(settings: &AgentSettings) -> NewSession {
         offer: offer(settings),
         slots: u32::try_from(settings.slots).unwrap_or(u32::MAX),
         replaces: None,
+        is_start: false,
     }
 }
 

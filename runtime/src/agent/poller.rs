@@ -2,7 +2,7 @@
 //!
 //! Two long polls. The first claims runs in batches, as many as there are free slots, and asks again
 //! at once while what it got is executed. The second stays open whatever the slots do and brings
-//! what cannot wait: cancel.
+//! what cannot wait: cancel, drain.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +17,8 @@ use crate::wire::{ClaimedRun, Claims, LeaseKey, Listen, Poll};
 
 /// Seconds that the server may keep a poll open.
 const WAIT_SECONDS: u32 = 30;
-/// The pause after an answer that named only runs which are being stopped already: the server says
-/// so until it knows that they have stopped.
+/// The pause after an answer that wants only what is being done already, such as to stop a run: the
+/// server says so until it knows that it is done.
 const PAUSE_SAME: Duration = Duration::from_millis(100);
 /// The pause after a refusal: something is set up wrongly, and somebody has to mend it.
 const PAUSE_REFUSED: Duration = Duration::from_secs(10);
@@ -107,8 +107,10 @@ pub(super) async fn listen(agent: &Agent) {
                     .cancel
                     .iter()
                     .filter(|key| agent.leases.cancel(**key));
+                let is_news = cancelled.count() > 0;
                 // An empty answer is one that waited long enough.
-                cancelled.count() > 0 || orders.cancel.is_empty()
+                let is_empty = orders.cancel.is_empty() && orders.drain.is_none();
+                orders.drain.is_some_and(|drain| agent.obey(drain)) || is_news || is_empty
             }
             Err(refused) => {
                 tracing::error!(error = %refused, "the server refuses to say what is to be done");

@@ -120,14 +120,13 @@ impl Session {
         note: SessionNote,
         roots: Roots,
     ) -> anyhow::Result<(Self, wire::Session)> {
-        hello.replaces = note.read();
+        (hello.replaces, hello.is_start) = (note.read(), true);
         let now = clock.monotonic();
         let away = roots.away.iter();
         let rests = away.map(|(root, length)| (root.clone(), Rest::begin(*length, now)));
         let rests = rests.collect();
         let first = offered(&hello, &roots, &rests);
-        let opened = client
-            .open_session(&first)
+        let opened = say_hello(&client, first)
             .await
             .with_context(|| format!("cannot say hello to the server as agent `{}`", hello.name))?;
         if !is_spoken(opened.protocol) {
@@ -137,7 +136,7 @@ impl Session {
             );
         }
         note.write(opened.session_id);
-        hello.replaces = None;
+        (hello.replaces, hello.is_start) = (None, false);
         let session = Self {
             client,
             clock,
@@ -305,12 +304,7 @@ impl Session {
         }
         let mut pause = PAUSE_FIRST;
         loop {
-            match self
-                .client
-                .open_session(&self.hello())
-                .await
-                .map_err(trouble)
-            {
+            match say_hello(&self.client, self.hello()).await.map_err(trouble) {
                 Ok(opened) => {
                     tracing::info!(session.id = %opened.session_id, "said hello to the server again");
                     self.note.write(opened.session_id);
@@ -363,6 +357,26 @@ pub(crate) fn abilities() -> BTreeSet<String> {
         format!("arch:{}", std::env::consts::ARCH),
         "isolation:store".to_owned(),
     ])
+}
+
+/// Says hello in this protocol, and to a server that is too old for it in the one before.
+async fn say_hello(client: &Client, hello: NewSession) -> Result<wire::Session, ClientError> {
+    // A server that does not know a field says so before it looks at the protocol.
+    let is_too_old =
+        |refused: &Refused| matches!(&*refused.code, "protocol-unsupported" | "body-bad");
+    match client.open_session(&hello).await {
+        Err(ClientError::Refused(refused)) if is_too_old(&refused) => {
+            tracing::info!(server = %refused, "the server is asked in the protocol before this one");
+        }
+        answer => return answer,
+    }
+    let older = NewSession {
+        protocol: PROTOCOL - 1,
+        // Not a part of that protocol.
+        is_start: false,
+        ..hello
+    };
+    client.open_session(&older).await
 }
 
 /// Tells whether the two sides understand each other: this protocol, or the one before.
@@ -467,6 +481,32 @@ mod tests {
             "the first, the one in between, and one more"
         );
         assert_eq!(server.accepted[0].session_id, server.accepted[1].session_id);
+    }
+
+    #[tokio::test]
+    async fn a_server_of_the_protocol_before_is_spoken_to_in_its_own_and_no_older_one() {
+        let fake = fake::Shared::default();
+        fake.lock().unwrap().protocol = Some(PROTOCOL - 1);
+        let session = fake::session_with(&fake).await.unwrap();
+        fake::forget(&fake);
+        report(&session).await.unwrap();
+        let said: Vec<_> = {
+            let fake = fake.lock().unwrap();
+            let said = fake.hellos.iter().map(|it| (it.protocol, it.is_start));
+            said.collect()
+        };
+        let (own, older) = (PROTOCOL, PROTOCOL - 1);
+        let first = [(own, true), (older, false)];
+        // What `forget` adds, and the hello after it: the process goes on.
+        let again = [(own, true), (own, false), (older, false)];
+        assert_eq!(said, [&first[..], &again[..]].concat());
+
+        let fake = fake::Shared::default();
+        for unknown in [PROTOCOL - 2, PROTOCOL + 1] {
+            fake.lock().unwrap().protocol = Some(unknown);
+            let error = fake::session_with(&fake).await.err().unwrap();
+            assert!(format!("{error:#}").contains("as planned"), "{error:#}");
+        }
     }
 
     #[tokio::test]

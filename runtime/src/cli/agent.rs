@@ -11,7 +11,7 @@ use super::failure::{Done, Failure, Kind};
 use super::reach::{Reach, pages};
 use super::register::default_root;
 use super::signals::Signals;
-use super::{cache, power, words};
+use super::{cache, fleet, install, power};
 use crate::agent::{Agent, AgentSettings, Running};
 use crate::client::Client;
 use crate::config::hostname;
@@ -23,7 +23,7 @@ use crate::wire::ListQuery;
 /// their own.
 pub(super) const SLOTS: u32 = 16;
 
-/// Starts an agent, lists those of the server, and shows what they keep here.
+/// Starts agents, lists and drains those of the server.
 #[derive(Debug, Args)]
 pub(super) struct Noun {
     #[command(flatten)]
@@ -50,7 +50,28 @@ Examples:
         once: bool,
     },
     /// Lists the agents, the last heard of first.
+    #[command(after_help = "\
+States: `polling` takes runs; `draining` was told from afar to take no more; `leaving` takes no more and
+finishes what it has; `gone` was not heard of for some seconds. `show` says more of one.")]
     List,
+    /// Shows an agent: what it offers, and the runs that it has.
+    Show(fleet::Which),
+    /// Tells an agent from afar to take no more runs, finish those it has, and end.
+    #[command(after_help = "\
+The server keeps what an agent is told until it is started anew, and tells it again after an outage.
+It takes a token of the scope `user`.
+
+Examples:
+  waft agent drain mira
+  waft agent drain mira@nas --now")]
+    Drain {
+        #[command(flatten)]
+        which: fleet::Which,
+        /// Gives the runs that it has back at once, for others to take.
+        #[arg(long)]
+        now: bool,
+    },
+    Install(Box<install::Args>),
     /// Lists or clears what the agents of this home have fetched and compiled.
     #[command(subcommand)]
     Cache(cache::Verb),
@@ -93,13 +114,65 @@ impl Flags {
             ..Self::default()
         }
     }
+
+    /// Returns the flags as they are given on a command line, good from any folder.
+    ///
+    /// # Errors
+    ///
+    /// As [`power::Flags::words`].
+    pub(super) fn words(&self) -> Done<Vec<String>> {
+        // Named one by one, so that a flag that is forgotten does not compile.
+        let Self {
+            name,
+            label,
+            no_auto_labels,
+            root,
+            project,
+            limit,
+            powers,
+        } = self;
+        let mut words = Vec::new();
+        let mut add = |flag: &str, value: String| words.extend([flag.to_owned(), value]);
+        name.iter().for_each(|name| add("--name", name.clone()));
+        label.iter().for_each(|label| add("--label", label.clone()));
+        root.iter().for_each(|root| add("--root", root.to_string()));
+        for name in project {
+            add("--project", name.clone());
+        }
+        limit
+            .iter()
+            .for_each(|limit| add("--limit", limit.to_string()));
+        if *no_auto_labels {
+            words.push("--no-auto-labels".to_owned());
+        }
+        words.extend(powers.words()?);
+        Ok(words)
+    }
+
+    /// Returns its name, if it is given.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// Returns the roots that are given.
+    pub(super) fn roots(&self) -> &[Root] {
+        &self.root
+    }
+
+    /// Returns what flows may be granted.
+    pub(super) const fn powers(&self) -> &power::Flags {
+        &self.powers
+    }
 }
 
 pub(super) fn run(noun: Noun, call: &Call) -> Done {
     let client = || noun.reach.client(call);
     match noun.verb {
         Verb::Start { flags, once } => call.wait(run_one(&flags, client()?, once, call)),
-        Verb::List => call.wait(list(&client()?, call)),
+        Verb::List => call.wait(fleet::list(&client()?, call)),
+        Verb::Show(which) => call.wait(fleet::show(&client()?, &which, call)),
+        Verb::Drain { which, now } => call.wait(fleet::drain(&client()?, &which, now, call)),
+        Verb::Install(args) => install::run(&args, &noun.reach, call),
         Verb::Cache(verb) => cache::run(verb, call),
     }
 }
@@ -110,7 +183,7 @@ pub(super) fn run(noun: Noun, call: &Call) -> Done {
 ///
 /// As [`start`] and [`work`].
 pub(super) async fn run_one(flags: &Flags, client: Client, is_once: bool, call: &Call) -> Done {
-    let signals = Signals::new()?;
+    let mut signals = Signals::new()?;
     let url = client.url().to_owned();
     let agent = start(flags, client, is_once, call).await?;
     let ready = format!("agent `{}` polls {url}", agent.name());
@@ -120,7 +193,7 @@ pub(super) async fn run_one(flags: &Flags, client: Client, is_once: bool, call: 
             .json_line(&serde_json::json!({ "agent": agent.name(), "server": url }))?,
         false => call.output.line(ready)?,
     }
-    work(agent, signals, call).await
+    work(agent, &mut signals, call).await.map(drop)
 }
 
 /// Starts an agent in this process.
@@ -229,65 +302,51 @@ pub(super) fn results_root(call: &Call) -> Done<Root> {
         })
 }
 
-/// Lets an agent work until it ends or is told to.
+/// Lets an agent work until it ends or is told to; answers whether a signal told it, and not somebody
+/// from afar.
 ///
 /// # Errors
 ///
 /// Fails if the agent ended by a bug.
-pub(super) async fn work(mut agent: Running, mut signals: Signals, call: &Call) -> Done {
+pub(super) async fn work(mut agent: Running, signals: &mut Signals, call: &Call) -> Done<bool> {
     let mut count = 0;
+    let mut is_told = false;
     loop {
         tokio::select! {
-            ended = agent.wait() => return ended.map_err(|error| Failure::from(error).of(Kind::Bug)),
             () = signals.next() => count += 1,
+            () = agent.stopping(), if !is_told => {
+                call.output.note(format!("agent `{}` was told to take no more runs", agent.name()));
+            }
+            ended = agent.wait() => {
+                let is_interrupted = count > 0;
+                return ended
+                    .map(|()| is_interrupted)
+                    .map_err(|error| Failure::from(error).of(Kind::Bug));
+            }
         }
         if count > 1 {
             agent.stop_now();
             continue;
         }
+        is_told = true;
         agent.stop();
         let at_work = agent.flow_runs().len();
         if at_work > 0 {
-            call.output.note(finishing(at_work));
+            call.output.note(finishing(at_work, count));
         }
     }
 }
 
-fn finishing(at_work: usize) -> String {
+/// Says what is waited for, and what an interrupt does after so many.
+fn finishing(at_work: usize, interrupts: u32) -> String {
+    let next = match interrupts {
+        0 => "two interrupts give",
+        _ => "once more gives",
+    };
     match at_work {
-        1 => "finishing 1 run; once more gives it back at once".to_owned(),
-        count => format!("finishing {count} runs; once more gives them back at once"),
+        1 => format!("finishing 1 run; {next} it back at once"),
+        count => format!("finishing {count} runs; {next} them back at once"),
     }
-}
-
-async fn list(client: &Client, call: &Call) -> Done {
-    let list = async |query: &ListQuery| client.list_agents(query).await;
-    let (mut agents, _) = pages(ListQuery::default(), usize::MAX, list).await?;
-    agents.sort_by_key(|agent| std::cmp::Reverse(agent.seen_at));
-    if call.output.is_json() {
-        return call.output.json(&agents);
-    }
-    let rows: Vec<_> = agents
-        .into_iter()
-        .map(|agent| {
-            let labels: Vec<_> = agent.offer.labels.iter().map(str::to_owned).collect();
-            vec![
-                agent.name,
-                match (agent.is_polling, agent.is_leaving) {
-                    (true, _) => "polling",
-                    (false, true) => "leaving",
-                    (false, false) => "silent",
-                }
-                .to_owned(),
-                format!("{} of {}", agent.flow_runs.len(), agent.slots),
-                words::list_or_none(&labels),
-                words::instant(agent.seen_at),
-                agent.version,
-            ]
-        })
-        .collect();
-    let columns = ["agent", "state", "runs", "labels", "seen", "version"];
-    call.output.table(&columns, &rows, "there are no agents")
 }
 
 #[cfg(test)]
@@ -307,7 +366,7 @@ mod tests {
 
     #[test]
     fn one_run_is_not_runs() {
-        assert!(finishing(1).starts_with("finishing 1 run; "));
-        assert!(finishing(2).starts_with("finishing 2 runs; "));
+        assert!(finishing(1, 1).starts_with("finishing 1 run; once more gives it "));
+        assert!(finishing(2, 0).starts_with("finishing 2 runs; two interrupts give them "));
     }
 }

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use crate::model::flow::is_name;
 use crate::model::label::checked;
 use crate::model::state::State;
+use crate::wire::Slots;
 
 /// Reads a label.
 pub(crate) fn label(text: &str) -> Result<String, String> {
@@ -54,6 +55,23 @@ pub(crate) fn count(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Reads how many slots there are; `none` is as many as are wanted.
+pub(crate) fn slots(text: &str) -> Result<Slots, String> {
+    let slots = match text {
+        "none" => None,
+        _ => match text.parse() {
+            Ok(slots) if slots > 0 => Some(slots),
+            _ => {
+                return Err(format!(
+                    "`{}` is not how many slots: expected 1 or more, or `none`",
+                    shown(text)
+                ));
+            }
+        },
+    };
+    Ok(Slots { slots })
+}
+
 /// Reads a pair such as a variable with its value.
 pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -84,8 +102,11 @@ mod tests {
             "`tomorrow` is no instant: expected one such as 2030-01-01T06:00:00Z"
         );
         assert_eq!(count("3"), Ok(3));
+        assert_eq!(slots("3").map(|it| it.slots), Ok(Some(3)));
+        assert_eq!(slots("none").map(|it| it.slots), Ok(None));
         for wrong in ["0", "-1", "many"] {
             assert!(count(wrong).unwrap_err().contains(wrong));
+            assert!(slots(wrong).unwrap_err().contains(wrong));
         }
         assert_eq!(pair("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
         assert_eq!(pair("=b").unwrap_err(), "`=b` is not NAME=VALUE");

@@ -3,14 +3,18 @@
 use clap::{Args, Subcommand};
 
 use super::Call;
-use super::argument::{count, state};
+use super::argument::{count, slots, state};
 use super::failure::Done;
 use super::flow_run::{ListArgs, print_list};
 use super::reach::{Reach, note_cut, pages};
 use super::words;
 use crate::client::Client;
 use crate::model::flow::Definition;
-use crate::wire::{Flow, FlowVersion, ListQuery};
+use crate::model::schedule::{CatchUp, Schedule};
+use crate::wire::{Flow, FlowVersion, ListQuery, ResumeQuery, Slots};
+
+/// How many runs to come are shown.
+const NEXT_RUNS: usize = 10;
 
 /// Lists and changes registered flows.
 #[derive(Debug, Args)]
@@ -47,8 +51,22 @@ enum Verb {
     },
     /// Lets the schedule of a flow rest.
     Pause(Which),
-    /// Lets the schedule of a flow go on.
-    Resume(Which),
+    /// Lets the schedule of a flow go on, and catches up what it missed.
+    Resume {
+        #[command(flatten)]
+        which: Which,
+        /// Which missed runs are made: all, last or skip (none); unless given, as the schedule says.
+        #[arg(long, value_name = "POLICY")]
+        catch_up: Option<CatchUp>,
+    },
+    /// Sets how many runs of a flow agents may have at one time.
+    Set {
+        #[command(flatten)]
+        which: Which,
+        /// How many, from 1, or `none` for as many as there are; further ones wait, Queued.
+        #[arg(long, value_name = "N", value_parser = slots)]
+        slots: Slots,
+    },
     /// Archives a flow: it takes no runs until it is registered again.
     Archive(Which),
     /// Deletes a flow with its versions and runs.
@@ -87,11 +105,15 @@ pub(super) fn run(noun: Noun, call: &Call) -> Done {
                 "its schedule rests",
                 call,
             ),
-            Verb::Resume(which) => say(
-                client.resume_flow(&which.flow).await?,
-                "its schedule goes on",
-                call,
-            ),
+            Verb::Resume { which, catch_up } => {
+                let query = ResumeQuery { catch_up };
+                let flow = client.resume_flow(&which.flow, &query).await?;
+                say(flow, "its schedule goes on", call)
+            }
+            Verb::Set { which, slots } => {
+                let flow = client.set_flow_slots(&which.flow, &slots).await?;
+                say(flow, &words::slots(slots.slots), call)
+            }
             Verb::Archive(which) => say(
                 client.archive_flow(&which.flow).await?,
                 "it takes no more runs",
@@ -190,7 +212,29 @@ async fn show(client: &Client, name: &str, call: &Call) -> Done {
         "state       {}",
         standing(&flow, definition, call)
     ))?;
-    out.line(super::inspect::definition_text(definition).trim_end())
+    if let Some(slots) = flow.slots {
+        out.line(format_args!("slots       {}", words::slots(Some(slots))))?;
+    }
+    out.line(super::inspect::definition_text(definition).trim_end())?;
+    match (&definition.schedule, flow.is_archived || flow.is_paused) {
+        (Some(schedule), false) => next_runs(schedule, call),
+        _ => Ok(()),
+    }
+}
+
+/// Prints when the schedule makes the next ten runs.
+fn next_runs(schedule: &Schedule, call: &Call) -> Done {
+    let mut ticks = schedule.next_after(call.clock.now(), NEXT_RUNS);
+    ticks.truncate(NEXT_RUNS);
+    if ticks.is_empty() {
+        return Ok(());
+    }
+    call.output.line("next runs")?;
+    for tick in ticks {
+        let at = words::instant(tick.at);
+        call.output.line(format_args!("  {at}  {}", tick.clock))?;
+    }
+    Ok(())
 }
 
 /// Says whether the flow takes runs, and when its schedule makes the next one.

@@ -11,7 +11,7 @@ use super::{Call, words};
 use crate::config::{Bytes, Millis};
 use crate::model::flow::{Definition, Mapping, Source, Task, Trigger};
 use crate::model::parameter::{Parameter, held_by_option};
-use crate::model::schedule::{Rule, Schedule};
+use crate::model::schedule::{CatchUp, Clock, Filter, Overlap, Rule, Schedule};
 use crate::sandbox::Kind;
 
 /// Shows what a component is: graph, parameters, schedule, grants, imports, digest.
@@ -135,7 +135,7 @@ pub(super) fn definition_text(definition: &Definition) -> String {
     say("tasks", &task_lines(definition));
     say("output", definition.output.as_slice());
     if let Some(schedule) = &definition.schedule {
-        say("schedule", &[schedule_line(schedule)]);
+        say("schedule", &schedule_lines(schedule));
     }
     say(
         "grants",
@@ -285,13 +285,93 @@ fn task_traits(task: &Task) -> Vec<String> {
     traits
 }
 
-fn schedule_line(schedule: &Schedule) -> String {
-    let clocks = schedule.clocks.iter().map(|clock| match &clock.rule {
-        Rule::IntervalMs(millis) => format!("every {}", Millis(*millis)),
-        Rule::Cron { line, time_zone } => format!("cron `{line}` in {time_zone}"),
-        Rule::Dates(dates) => format!("{} dates", dates.len()),
-    });
-    clocks.collect::<Vec<_>>().join("; ")
+/// Lists clocks, filters, and the policies other than the default.
+fn schedule_lines(schedule: &Schedule) -> Vec<String> {
+    let mut lines: Vec<String> = schedule.clocks.iter().map(clock_line).collect();
+    lines.extend(schedule.filters.iter().map(filter_line));
+    let word = |policy: Value| policy.as_str().unwrap_or_default().replace('_', "-");
+    if schedule.catch_up != CatchUp::default() {
+        lines.push(format!("catch up: {}", word(json!(schedule.catch_up))));
+    }
+    if schedule.overlap != Overlap::default() {
+        lines.push(format!("overlap: {}", word(json!(schedule.overlap))));
+    }
+    lines
+}
+
+fn clock_line(clock: &Clock) -> String {
+    let mut line = format!("{}: ", clock.name);
+    match &clock.rule {
+        Rule::IntervalMs(millis) => {
+            let _ = write!(line, "every {}", Millis(*millis));
+        }
+        Rule::Cron {
+            line: cron,
+            time_zone,
+        } => {
+            let _ = write!(line, "`{cron}` in {time_zone}");
+        }
+        Rule::Dates(dates) => {
+            let shown = dates.iter().take(DATES_SHOWN).map(ToString::to_string);
+            line.push_str(&shown.collect::<Vec<_>>().join(", "));
+            if dates.len() > DATES_SHOWN {
+                let _ = write!(line, " and {} more", dates.len() - DATES_SHOWN);
+            }
+        }
+    }
+    let mut traits = Vec::new();
+    traits.extend(clock.starts_at.map(|start| format!("from {start}")));
+    traits.extend(clock.ends_at.map(|end| format!("until {end}")));
+    let given = clock.parameters.iter();
+    traits.extend(given.map(|(name, value)| format!("{name} = {value}")));
+    if !traits.is_empty() {
+        let _ = write!(line, "  [{}]", traits.join("; "));
+    }
+    line
+}
+
+fn filter_line(filter: &Filter) -> String {
+    match filter {
+        Filter::Weekdays { days, time_zone } => {
+            format!("on {} in {time_zone}", day_words(days))
+        }
+        Filter::BetweenTimes {
+            from,
+            until,
+            time_zone,
+        } => format!("between {from} and {until} in {time_zone}"),
+        Filter::SkipDates { dates, time_zone } => {
+            let mut line = format!(
+                "except on {}",
+                dates[..dates.len().min(DATES_SHOWN)].join(", ")
+            );
+            if dates.len() > DATES_SHOWN {
+                let _ = write!(line, " and {} more", dates.len() - DATES_SHOWN);
+            }
+            line + " in " + time_zone
+        }
+    }
+}
+
+/// Most dates that a line lists: a schedule may have thousands, and `--json` has them all.
+const DATES_SHOWN: usize = 8;
+
+/// Writes days of the week, three and more in a row as `mon-fri`.
+fn day_words(days: &[u8]) -> String {
+    const WORDS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+    let is_in: Vec<bool> = (1..=7).map(|day| days.contains(&day)).collect();
+    let mut words = Vec::new();
+    let mut first = 0;
+    while first < WORDS.len() {
+        let length = is_in[first..].iter().take_while(|is_in| **is_in).count();
+        match length {
+            0 | 1 => words.extend(is_in[first].then(|| WORDS[first].to_owned())),
+            2 => words.extend(WORDS[first..first + 2].iter().map(|&it| it.to_owned())),
+            _ => words.push(format!("{}-{}", WORDS[first], WORDS[first + length - 1])),
+        }
+        first += length.max(1);
+    }
+    words.join(", ")
 }
 
 #[cfg(test)]
@@ -312,6 +392,53 @@ mod tests {
             schema["properties"]["b"],
             json!({"type": "string", "description": "d", "default": "x"})
         );
+    }
+
+    #[test]
+    fn a_schedule_is_shown_whole() {
+        let dates: Vec<String> = (1..=9).map(|day| format!("2026-12-0{day}")).collect();
+        let instants: Vec<String> = dates
+            .iter()
+            .map(|date| format!("{date}T09:00:00Z"))
+            .collect();
+        let schedule: Schedule = serde_json::from_value(json!({
+            "clocks": [
+                {
+                    "name": "nightly",
+                    "rule": {"cron": {"line": "0 2 * * *", "time_zone": "Europe/Berlin"}},
+                    "starts_at": "2026-12-01T00:00:00Z",
+                    "ends_at": "2027-12-01T00:00:00Z",
+                    "parameters": {"region": "eu", "count": 3},
+                },
+                {"name": "often", "rule": {"interval_ms": 5_400_000}},
+                {"name": "dates", "rule": {"dates": instants}},
+            ],
+            "filters": [
+                {"weekdays": {"days": [1, 2, 3, 5, 6], "time_zone": "UTC"}},
+                {"between_times": {"from": "22:00", "until": "06:00", "time_zone": "Asia/Tokyo"}},
+                {"skip_dates": {"dates": dates, "time_zone": "UTC"}},
+            ],
+            "catch_up": "all",
+            "overlap": "cancel_old",
+        }))
+        .unwrap();
+        let instants = instants[..8].join(", ");
+        assert_eq!(
+            schedule_lines(&schedule),
+            [
+                "nightly: `0 2 * * *` in Europe/Berlin  [from 2026-12-01T00:00:00Z; \
+                 until 2027-12-01T00:00:00Z; count = 3; region = \"eu\"]",
+                "often: every 90m",
+                &format!("dates: {instants} and 1 more"),
+                "on mon-wed, fri, sat in UTC",
+                "between 22:00 and 06:00 in Asia/Tokyo",
+                "except on 2026-12-01, 2026-12-02, 2026-12-03, 2026-12-04, 2026-12-05, \
+                 2026-12-06, 2026-12-07, 2026-12-08 and 1 more in UTC",
+                "catch up: all",
+                "overlap: cancel-old",
+            ]
+        );
+        assert_eq!(day_words(&[7, 1]), "mon, sun");
     }
 
     #[test]

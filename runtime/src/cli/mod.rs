@@ -9,6 +9,8 @@ mod cache;
 mod command;
 mod component;
 mod failure;
+mod fleet;
+mod install;
 mod outage;
 mod output;
 mod parameters;

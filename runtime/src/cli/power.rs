@@ -105,6 +105,66 @@ impl Flags {
         }))
     }
 
+    /// Returns the flags as they are given on a command line, folders as they are found from anywhere.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the current folder cannot be told.
+    pub(crate) fn words(&self) -> Done<Vec<String>> {
+        // Named one by one, so that a flag that is forgotten does not compile.
+        let Self {
+            allow_net,
+            allow_dir,
+            allow_env,
+            allow_secret,
+            env,
+            max_memory,
+            max_cpu,
+            max_wall,
+            max_output,
+            parallel,
+        } = self;
+        let mut words = Vec::new();
+        let mut add = |flag: &str, value: String| words.extend([flag.to_owned(), value]);
+        for rule in allow_net {
+            add("--allow-net", rule.to_string());
+        }
+        for dir in allow_dir {
+            let host = std::path::absolute(&dir.host)?;
+            add("--allow-dir", format!("{}::{}", host.display(), dir.rule));
+        }
+        for name in allow_env {
+            add("--allow-env", name.clone());
+        }
+        for name in allow_secret {
+            add("--allow-secret", name.clone());
+        }
+        for (name, value) in env {
+            add("-e", format!("{name}={value}"));
+        }
+        let values = [
+            ("--max-memory", max_memory.map(|it| it.to_string())),
+            ("--max-cpu", max_cpu.map(|it| it.to_string())),
+            ("--max-wall", max_wall.map(|it| it.to_string())),
+            ("--max-output", max_output.map(|it| it.to_string())),
+            ("--parallel", parallel.map(|it| it.to_string())),
+        ];
+        for (flag, value) in values {
+            value.into_iter().for_each(|value| add(flag, value));
+        }
+        Ok(words)
+    }
+
+    /// Returns the folders that are allowed by these flags.
+    pub(crate) fn dirs(&self) -> &[HostDir] {
+        &self.allow_dir
+    }
+
+    /// Returns the variables whose values are taken from the environment.
+    pub(crate) fn variables_of_here(&self) -> &[String] {
+        &self.allow_env
+    }
+
     /// Returns the most that a task may ask for.
     pub(crate) fn ceiling(&self, call: &Call) -> Limits {
         let set = &call.config.settings.agent.max;

@@ -3,11 +3,11 @@
 use clap::{Args, Subcommand};
 
 use super::Call;
-use super::argument::name;
+use super::argument::{name, slots};
 use super::failure::Done;
 use super::reach::{Reach, pages};
 use super::words;
-use crate::wire::{ListQuery, NewProject};
+use crate::wire::{ListQuery, NewProject, Slots};
 
 /// Makes, lists and deletes projects: rooms for flows, and what tokens are bound to.
 #[derive(Debug, Args)]
@@ -32,6 +32,14 @@ enum Verb {
     },
     /// Lists the projects.
     List,
+    /// Sets how many runs of a project agents may have at one time.
+    Set {
+        /// Its name.
+        name: String,
+        /// How many, from 1, or `none` for as many as there are; further ones wait, Queued.
+        #[arg(long, value_name = "N", value_parser = slots)]
+        slots: Slots,
+    },
     /// Deletes a project that has no flows.
     Delete {
         /// Its name.
@@ -69,6 +77,15 @@ pub(super) fn run(noun: Noun, call: &Call) -> Done {
                     &rows,
                     "there are no projects",
                 )
+            }
+            Verb::Set { name, slots } => {
+                let project = client.set_project_slots(&name, &slots).await?;
+                if out.is_json() {
+                    return out.json(&project);
+                }
+                let slots = words::slots(project.slots);
+                out.note(format!("project `{}`: {slots}", project.name));
+                Ok(())
             }
             Verb::Delete { name } => {
                 client.delete_project(&name).await?;

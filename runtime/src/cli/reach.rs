@@ -21,6 +21,13 @@ pub(crate) struct Reach {
 }
 
 impl Reach {
+    /// Returns the address and the token that are given, apart from what is kept in a home.
+    pub(crate) fn given(&self, call: &Call) -> (Option<String>, Option<String>) {
+        let set = &call.config.settings.server;
+        let url = self.server.clone().or_else(|| set.url.clone());
+        (url, self.token.clone().or_else(|| set.token.clone()))
+    }
+
     /// Returns a client of the server that is meant.
     ///
     /// The token kept in this home is sent to the server that left it there, and to no other.
@@ -30,9 +37,7 @@ impl Reach {
     /// Fails if no server is known, or on a text that is no address.
     pub(crate) fn client(&self, call: &Call) -> Done<Client> {
         let kept = call.config.home.credentials()?;
-        let set = &call.config.settings.server;
-        let url = self.server.clone().or_else(|| set.url.clone());
-        let token = self.token.clone().or_else(|| set.token.clone());
+        let (url, token) = self.given(call);
         let (url, token) = match (url, kept) {
             (None, Some(kept)) => (kept.url, token.or(Some(kept.token))),
             (Some(url), Some(kept)) if is_same(&url, &kept.url) => {

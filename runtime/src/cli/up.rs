@@ -25,9 +25,9 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, call: &Call) -> Done {
     call.wait(async {
-        let signals = Signals::new()?;
+        let mut signals = Signals::new()?;
         let running = server::start(&args.server, call).await?;
-        let result = serve(args, &running, signals, call).await;
+        let result = serve(args, &running, &mut signals, call).await;
         running.shutdown().await;
         result
     })
@@ -36,12 +36,18 @@ pub(super) fn run(args: &Args, call: &Call) -> Done {
 async fn serve(
     args: &Args,
     running: &crate::server::Running,
-    signals: Signals,
+    signals: &mut Signals,
     call: &Call,
 ) -> Done {
     let (credentials, link) = server::introduce(running, &args.server, call).await?;
     let client = Client::in_process(running.router.clone(), Some(credentials.token.clone()));
     let agent = agent::start(&args.agent, client, false, call).await?;
     server::tell_ready("waft is up", &credentials, &link, call)?;
-    agent::work(agent, signals, call).await
+    if !agent::work(agent, signals, call).await? {
+        // Whoever drained the agent did not mean the server, which others use.
+        call.output
+            .note("the agent has ended; the server stays up until it is interrupted");
+        signals.next().await;
+    }
+    Ok(())
 }

@@ -13,6 +13,15 @@ pub(crate) fn instant_or_dash(at: Option<Timestamp>) -> String {
     at.map_or_else(|| "-".to_owned(), instant)
 }
 
+/// Writes how many runs agents may have at one time.
+pub(crate) fn slots(slots: Option<u32>) -> String {
+    match slots {
+        Some(1) => "one run at a time".to_owned(),
+        Some(slots) => format!("{slots} runs at a time"),
+        None => "as many runs at a time as there are".to_owned(),
+    }
+}
+
 /// Writes how long something took.
 pub(crate) fn duration(millis: u64) -> String {
     match millis {

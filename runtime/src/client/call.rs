@@ -38,7 +38,15 @@ impl Call {
     }
 
     pub(super) fn post(path: impl Into<String>, body: &impl Serialize) -> Self {
-        let mut call = Self::new(Method::POST, path);
+        Self::with_body(Method::POST, path, body)
+    }
+
+    pub(super) fn put(path: impl Into<String>, body: &impl Serialize) -> Self {
+        Self::with_body(Method::PUT, path, body)
+    }
+
+    fn with_body(method: Method, path: impl Into<String>, body: &impl Serialize) -> Self {
+        let mut call = Self::new(method, path);
         // A type of `wire` has no map with keys that are no strings, so this cannot fail.
         call.body = Some(serde_json::to_vec(body).unwrap_or_default());
         call

@@ -5,6 +5,7 @@
 //! counts once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
 
 use jiff::civil::{Date, Time};
 use jiff::tz::TimeZone;
@@ -23,10 +24,10 @@ pub struct Schedule {
     /// Which of them count; all must hold.
     #[serde(default)]
     pub filters: Vec<Filter>,
-    /// What is done about instants that passed while no server was up.
+    /// What is done about instants that were missed.
     #[serde(default)]
     pub catch_up: CatchUp,
-    /// What is done while a run of the same flow is still going.
+    /// What is done about an instant at which a run of the same flow is still going.
     #[serde(default)]
     pub overlap: Overlap,
 }
@@ -96,20 +97,21 @@ pub enum Filter {
     },
 }
 
-/// What is done about instants that passed while no server was up.
+/// What is done about instants that passed while no server was up, or while the schedule was paused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CatchUp {
     /// The newest one only.
     #[default]
     Last,
-    /// All of them.
+    /// All of them, the newest thousand at most.
     All,
     /// None of them.
     Skip,
 }
 
-/// What is done while a run of the same flow is still going.
+/// What is done about an instant at which a run of the same flow is still going: one that was begun,
+/// whoever asked for it, or an earlier one of the schedule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Overlap {
@@ -120,7 +122,7 @@ pub enum Overlap {
     Skip,
     /// The new one waits.
     Queue,
-    /// The old one is cancelled.
+    /// The old one is cancelled, and the new one waits until that is over.
     CancelOld,
 }
 
@@ -141,9 +143,6 @@ pub enum BadSchedule {
     /// A filter is not usable.
     #[error("a filter is not usable: {0}")]
     Filter(String),
-    /// Asked for, and not there yet.
-    #[error("`{0}` is not supported by this version of waft")]
-    Unsupported(&'static str),
 }
 
 /// One instant of a schedule.
@@ -153,6 +152,36 @@ pub struct Tick {
     pub at: Timestamp,
     /// The name of the clock.
     pub clock: String,
+}
+
+macro_rules! policy_words {
+    ($($policy:ident: $($variant:ident = $word:literal),*;)*) => {$(
+        impl $policy {
+            /// Returns the word that stands in the database and on the command line.
+            #[must_use]
+            pub const fn word(self) -> &'static str {
+                match self { $(Self::$variant => $word,)* }
+            }
+        }
+
+        impl FromStr for $policy {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                match text {
+                    $($word => Ok(Self::$variant),)*
+                    other => {
+                        Err(format!("`{}` is none of {}", other.escape_default(), [$($word),*].join(", ")))
+                    }
+                }
+            }
+        }
+    )*};
+}
+
+policy_words! {
+    CatchUp: Last = "last", All = "all", Skip = "skip";
+    Overlap: Allow = "allow", Skip = "skip", Queue = "queue", CancelOld = "cancel-old";
 }
 
 impl Schedule {
@@ -190,13 +219,7 @@ impl Schedule {
         for filter in &self.filters {
             Sieve::of(filter).map_err(BadSchedule::Filter)?;
         }
-        if self.catch_up != CatchUp::Last {
-            return Err(BadSchedule::Unsupported("catch_up"));
-        }
-        match self.overlap {
-            Overlap::Allow => Ok(()),
-            _ => Err(BadSchedule::Unsupported("overlap")),
-        }
+        Ok(())
     }
 
     /// Returns the ticks of the next `count` instants after `after`, in order.
@@ -411,6 +434,9 @@ impl Sieve {
         }
     }
 }
+
+#[cfg(test)]
+mod calendar;
 
 #[cfg(test)]
 mod tests {

@@ -183,7 +183,10 @@ impl State {
             (Self::Pending | Self::Running, E::Map) => Self::Mapped,
             (Self::Claimed | Self::Running | Self::Pending, E::Succeed) => Self::Success,
             (Self::Pending | Self::Running, E::Cache) => Self::Cached,
-            (Self::Pending | Self::Running, E::Skip) => Self::Skipped,
+            // A flow run is skipped where its schedule wants no two at a time.
+            (Self::Scheduled | Self::Queued | Self::Pending | Self::Running, E::Skip) => {
+                Self::Skipped
+            }
             (Self::Pending, E::FailTrigger) => Self::TriggerFailed,
             (Self::Claimed | Self::Running, E::TimeOut) => Self::TimedOut,
             (

@@ -12,6 +12,8 @@ use super::access::Known;
 use super::changes::Changes;
 use super::db::{Db, DbError, flow_run};
 use super::duty::ringer::Dues;
+use super::duty::usher::Usher;
+use super::overlap::Settled;
 use super::page::login::Logins;
 use super::session::Sessions;
 use super::turn::Turns;
@@ -48,6 +50,8 @@ pub struct Parts {
     pub(super) schedules: tokio::sync::Notify,
     /// Instants at which waiting runs become due.
     pub(super) dues: Dues,
+    /// Runs that are queued, and who lets them go on.
+    pub(super) usher: Usher,
     /// Tokens that were looked up a moment ago.
     pub(super) known: Known,
     /// Browsers that are logged in.
@@ -81,6 +85,7 @@ impl App {
             changes: Changes::default(),
             schedules: tokio::sync::Notify::new(),
             dues: Dues::default(),
+            usher: Usher::default(),
             known: Known::default(),
             logins: Logins::default(),
             closing: watch::Sender::new(false),
@@ -211,5 +216,17 @@ impl App {
     /// Tells whoever watches these runs to look again.
     pub(super) fn tell(&self, runs: &[FlowRunId]) {
         self.changes.tell(runs);
+        // One of them may have left a slot, or been what another waits for.
+        self.usher.look();
+    }
+
+    /// Tells everybody concerned what was decided about runs that may not overlap.
+    pub(super) fn tell_settled(&self, settled: &Settled) {
+        if settled.touched.is_empty() {
+            return;
+        }
+        self.usher.has_queued();
+        self.tell(&settled.touched);
+        self.sessions.listening.tell(&settled.agents);
     }
 }

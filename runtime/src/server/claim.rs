@@ -1,29 +1,118 @@
 //! The claim: which runs an agent gets, and that it gets them.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::app::App;
 use super::db::DbError;
-use super::db::flow_run::{self, Candidate, Claimant, Head};
+use super::db::flow_run::{self, Candidate, Claimant, Head, Move};
+use super::db::slot::{self, Room};
 use super::db::tx::Tx;
 use super::db::{location, task_run};
 use super::error::ApiError;
+use super::overlap::{self, Settled};
 use super::session::Session;
 use super::turn::deal;
 use super::waiting::Presence;
 use crate::clock::Monotonic;
-use crate::model::id::{FlowRunId, FlowVersionId, ProjectId};
+use crate::model::id::{FlowId, FlowRunId, FlowVersionId, ProjectId};
 use crate::model::limit;
-use crate::wire::{ClaimedRun, Claims};
+use crate::model::state::{Event, State};
+use crate::wire::ClaimedRun;
 
 /// Most runs of one claim.
 const CLAIM_MAX: u32 = 256;
 /// Most task runs of earlier claims that come with a run: all that it can have.
 const TASK_RUNS_MAX: u32 = limit::TASK_RUNS_MAX as u32;
+
+/// Rounds of one claim: beyond that others have their turn at the database first.
+const ROUNDS_MAX: usize = 16;
+
+/// Runs looked at in a round where slots are limited: many may have to wait before one may go.
+const WIDTH_MIN: usize = 256;
+
+/// What a claim came to.
+#[derive(Default)]
+pub(super) struct Claimed {
+    /// The runs that the agent has now.
+    pub(super) runs: Vec<ClaimedRun>,
+    /// How long the call waited before its leases began.
+    pub(super) waited: Duration,
+    /// Whether there may be more to claim at once.
+    pub(super) is_cut: bool,
+    /// Runs that have to wait for a slot from now.
+    queued: Vec<FlowRunId>,
+    /// What was decided about runs that may not overlap.
+    settled: Settled,
+}
+
+/// What may be handed over of the runs that were chosen.
+struct Sorted {
+    free: Vec<Candidate>,
+    /// Whether others may be chosen in the place of some that may not.
+    has_more: bool,
+}
+
+/// Parts the runs that may go on from those that are held up, and writes down what holds those up.
+async fn sort_out(
+    tx: &mut Tx,
+    chosen: Vec<Candidate>,
+    room: &mut Room,
+    count: usize,
+    now: Timestamp,
+    claimed: &mut Claimed,
+) -> Result<Sorted, DbError> {
+    let is_new = |one: &Candidate| one.overlap.is_some() && one.standing.state == State::Scheduled;
+    let flows: HashSet<FlowId> = chosen
+        .iter()
+        .filter(|one| is_new(one))
+        .map(|one| one.flow_id)
+        .collect();
+    let mut decided = HashSet::new();
+    for flow in flows {
+        let settled = overlap::settle(tx, flow, now).await?;
+        decided.extend(settled.touched.iter().copied());
+        claimed.settled.add(settled);
+    }
+    let mut sorted = Sorted {
+        free: Vec::new(),
+        has_more: !decided.is_empty(),
+    };
+    let mut held = Vec::new();
+    for mut one in chosen {
+        let id = one.standing.id;
+        if decided.contains(&id) {
+            continue;
+        }
+        let Some(full) = room.full(one.flow_id, one.standing.project_id) else {
+            if sorted.free.len() < count {
+                room.take(one.flow_id, one.standing.project_id);
+                sorted.free.push(one);
+            }
+            continue;
+        };
+        sorted.has_more = true;
+        if one.standing.state == State::Queued {
+            continue;
+        }
+        let queue = Move {
+            event: Event::Queue,
+            message: &full.to_string(),
+            code: None,
+            at: now,
+            by: "server",
+        };
+        one.standing.step(&queue).map_err(|_| DbError::Raced)?;
+        claimed.queued.push(id);
+        held.push(one.standing);
+    }
+    flow_run::apply(tx, held).await?;
+    Ok(sorted)
+}
 
 impl App {
     /// Claims due runs that the agent satisfies, at most `count`, for a call that came at `came`.
@@ -35,59 +124,135 @@ impl App {
         count: u32,
         presence: Presence,
         came: Monotonic,
-    ) -> Result<Claims, ApiError> {
+    ) -> Result<Claimed, ApiError> {
         let (app, session) = (self.clone(), session.clone());
         let count = count.min(CLAIM_MAX);
-        let claims = self
+        let claimed = self
             .db
             .write(move |tx| {
                 Box::pin(async move {
                     // Taken before the leases begin, since a lease must not seem younger than it is.
                     let waited = app.clock.monotonic().since(came);
-                    let flow_runs = match presence.is_gone() || session.is_replaced() || count == 0
-                    {
-                        true => Vec::new(),
-                        false => app.claim_in(tx, &session, count as usize).await?,
-                    };
-                    Ok(Claims {
-                        flow_runs,
-                        waited_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
-                    })
+                    let mut claimed = Claimed::default();
+                    let is_over = presence.is_gone() || session.is_replaced();
+                    if !is_over && !session.takes_no_more() {
+                        app.claim_in(tx, &session, count as usize, &mut claimed)
+                            .await?;
+                    }
+                    claimed.waited = waited;
+                    Ok(claimed)
                 })
             })
             .await
             .map_err(|error: DbError| ApiError::from(error))?;
-        let claimed = claims.flow_runs.iter();
-        let ids: Vec<FlowRunId> = claimed.map(|run| run.flow_run_id).collect();
-        self.tell(&ids);
-        Ok(claims)
+        let runs = claimed.runs.iter();
+        let mut touched: Vec<FlowRunId> = runs.map(|run| run.flow_run_id).collect();
+        touched.extend(&claimed.queued);
+        self.tell(&touched);
+        self.tell_settled(&claimed.settled);
+        if !claimed.queued.is_empty() {
+            self.usher.has_queued();
+        }
+        Ok(claimed)
     }
 
+    /// Claims in rounds: runs that turn out to be held up make room for those behind them.
     async fn claim_in(
         &self,
         tx: &mut Tx,
         session: &Session,
         count: usize,
-    ) -> Result<Vec<ClaimedRun>, DbError> {
+        claimed: &mut Claimed,
+    ) -> Result<(), DbError> {
         let now = self.clock.now();
-        let heads = self.open_heads(tx, session, now).await?;
-        let shunned = session.shuns(self.clock.monotonic());
-        let mut chosen = Vec::new();
-        let mut heads = heads.as_slice();
-        while let Some(first) = heads.first().filter(|_| chosen.len() < count) {
-            let same = heads
-                .iter()
-                .take_while(|head| head.rank == first.rank)
-                .count();
-            let (rank, rest) = heads.split_at(same);
-            let left = count - chosen.len();
-            chosen.extend(self.choose(tx, rank, &shunned, now, left).await?);
-            heads = rest;
+        let mut room = slot::room(tx).await?;
+        for _ in 0..ROUNDS_MAX {
+            if claimed.runs.len() >= count {
+                return Ok(());
+            }
+            let left = count - claimed.runs.len();
+            let width = match room.is_limited() {
+                true => left.max(WIDTH_MIN),
+                false => left,
+            };
+            let chosen = self.choose_all(tx, session, now, width, &room).await?;
+            let sorted = sort_out(tx, chosen, &mut room, left, now, claimed).await?;
+            let runs = self.hand_over(tx, session, sorted.free, now).await?;
+            claimed.runs.extend(runs);
+            if !sorted.has_more {
+                return Ok(());
+            }
         }
-        self.hand_over(tx, session, chosen, now).await
+        claimed.is_cut = true;
+        Ok(())
     }
 
-    /// Returns the lines that this agent may take from now, highest priority first.
+    /// Chooses runs in the order of their priority: due ones, and queued ones that may go on.
+    async fn choose_all(
+        &self,
+        tx: &mut Tx,
+        session: &Session,
+        now: Timestamp,
+        count: usize,
+        room: &Room,
+    ) -> Result<Vec<Candidate>, DbError> {
+        let heads = self.open_heads(tx, session, now).await?;
+        let shunned = session.shuns(self.clock.monotonic());
+        let mut queued = self
+            .open_queued(tx, session, now, count, room, &shunned)
+            .await?;
+        let heads_of = |rank: i32| heads.iter().filter(move |head| head.rank == rank);
+        let ranks = heads.iter().map(|head| head.rank);
+        let ranks: BTreeSet<i32> = ranks.chain(queued.keys().copied()).collect();
+        let mut chosen = Vec::new();
+        for rank in ranks {
+            if chosen.len() >= count {
+                break;
+            }
+            let mut lines = queued.remove(&rank).unwrap_or_default();
+            for head in heads_of(rank) {
+                lines.extend(flow_run::line(tx, head, &shunned, now, count as u32).await?);
+            }
+            chosen.extend(self.choose(lines, count - chosen.len()));
+        }
+        Ok(chosen)
+    }
+
+    /// Returns the queued runs that this agent may take, by their rank.
+    async fn open_queued(
+        &self,
+        tx: &mut Tx,
+        session: &Session,
+        now: Timestamp,
+        count: usize,
+        room: &Room,
+        shunned: &[FlowVersionId],
+    ) -> Result<BTreeMap<i32, Vec<Candidate>>, DbError> {
+        let mut open: BTreeMap<i32, Vec<Candidate>> = BTreeMap::new();
+        for head in flow_run::queued_heads(tx).await? {
+            let is_full = room.full(head.flow_id, head.project_id).is_some();
+            if is_full || !self.may_take(tx, session, head.requirement_id).await? {
+                continue;
+            }
+            for run in flow_run::queued(tx, &head, count as u32).await? {
+                if shunned.contains(&run.standing.flow_version_id) {
+                    continue;
+                }
+                let is_held = match run.overlap {
+                    Some(_) => overlap::before(tx, run.flow_id, run.standing.id, now)
+                        .await?
+                        .is_some(),
+                    None => false,
+                };
+                if !is_held {
+                    open.entry(head.rank).or_default().push(run);
+                }
+            }
+        }
+        Ok(open)
+    }
+
+    /// Returns the lines of due runs that this agent may take.
     async fn open_heads(
         &self,
         tx: &mut Tx,
@@ -96,41 +261,29 @@ impl App {
     ) -> Result<Vec<Head>, DbError> {
         let mut open = Vec::new();
         for head in flow_run::heads(tx).await? {
-            let id = head.requirement_id;
-            if head.scheduled_at > now {
-                continue;
-            }
-            let is_satisfied = match session.is_known_to_satisfy(id) {
-                Some(known) => known,
-                None => {
-                    let requirement = self.db.memory.requirement(tx, id).await?;
-                    session.satisfies(id, &requirement)
-                }
-            };
-            if is_satisfied {
+            let is_due = head.scheduled_at <= now;
+            if is_due && self.may_take(tx, session, head.requirement_id).await? {
                 open.push(head);
             }
         }
-        open.sort_by_key(|head| (head.rank, head.scheduled_at));
         Ok(open)
     }
 
-    /// Chooses among lines of one priority: one run from each project in turn, the earlier due first, and
-    /// none of a version that the agent shuns.
-    async fn choose(
-        &self,
-        tx: &mut Tx,
-        heads: &[Head],
-        shunned: &[FlowVersionId],
-        now: Timestamp,
-        count: usize,
-    ) -> Result<Vec<Candidate>, DbError> {
+    /// Tells whether the agent may take runs with a requirement.
+    async fn may_take(&self, tx: &mut Tx, session: &Session, id: i64) -> Result<bool, DbError> {
+        if let Some(known) = session.is_known_to_satisfy(id) {
+            return Ok(known);
+        }
+        let requirement = self.db.memory.requirement(tx, id).await?;
+        Ok(session.satisfies(id, &requirement))
+    }
+
+    /// Chooses among runs of one priority: one from each project in turn, the earlier due first.
+    fn choose(&self, lines: Vec<Candidate>, count: usize) -> Vec<Candidate> {
         let mut queues: HashMap<ProjectId, Vec<Candidate>> = HashMap::new();
-        for head in heads {
-            for candidate in flow_run::line(tx, head, shunned, now, count as u32).await? {
-                let project = candidate.standing.project_id;
-                queues.entry(project).or_default().push(candidate);
-            }
+        for candidate in lines {
+            let project = candidate.standing.project_id;
+            queues.entry(project).or_default().push(candidate);
         }
         let mut order: Vec<ProjectId> = queues.keys().copied().collect();
         self.turns.sort(&mut order);
@@ -141,7 +294,7 @@ impl App {
                 (project, line.into())
             })
             .collect();
-        Ok(deal(&order, &mut queues, count))
+        deal(&order, &mut queues, count)
     }
 
     async fn hand_over(

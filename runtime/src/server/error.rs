@@ -99,6 +99,10 @@ codes! {
     TokenUnknown = "token-unknown", NOT_FOUND;
     /// There is one of this name.
     TokenExists = "token-exists", CONFLICT;
+    /// There is no such agent.
+    AgentUnknown = "agent-unknown", NOT_FOUND;
+    /// Several agents have this name.
+    AgentAmbiguous = "agent-ambiguous", CONFLICT;
     /// The session is not the agent's newest, or from before the database.
     SessionUnknown = "session-unknown", CONFLICT;
     /// The agent speaks a protocol that this server does not.

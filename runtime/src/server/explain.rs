@@ -6,17 +6,22 @@
 use super::app::App;
 use super::db::flow_run::Found;
 use super::db::realm::Realm;
+use super::db::slot::{self, Full};
 use super::db::tx::Tx;
 use super::db::{agent, task_run};
 use super::error::Answer;
+use super::overlap;
 use crate::model::id::FlowVersionId;
 use crate::model::requirement::{Missing, Requirement};
 use crate::model::run::denial_parts;
+use crate::model::schedule::Overlap;
 use crate::model::state::State;
 use crate::wire::{AgentLack, Explanation, FlowRun};
 
 /// Most agents that are looked at.
 const AGENTS_MAX: u32 = 100;
+/// What is said of an agent that finishes what it has, or was told to.
+const TAKES_NO_MORE: &str = "takes no more runs";
 
 /// Explains a run.
 ///
@@ -40,7 +45,12 @@ pub(super) async fn explain(
     if run.state.is_failed() {
         explanation.hints = remedies(tx, run).await?;
     }
-    if run.state != State::Scheduled {
+    let is_held = match run.state {
+        State::Scheduled => false,
+        State::Queued => hold(app, tx, found, &mut explanation).await?,
+        _ => true,
+    };
+    if is_held {
         return Ok(explanation);
     }
     let required = app.db.memory.requirement(tx, found.requirement_id).await?;
@@ -51,6 +61,40 @@ pub(super) async fn explain(
         false => weigh(&mut explanation),
     }
     Ok(explanation)
+}
+
+/// Says what holds up a queued run, if anything still does.
+async fn hold(
+    app: &App,
+    tx: &mut Tx,
+    found: &Found,
+    explanation: &mut Explanation,
+) -> Answer<bool> {
+    let (flow, project) = (found.version.flow_id, found.version.project_id);
+    let name = format!("{}/{}", found.version.project, found.version.flow);
+    if let Some(full) = slot::room(tx).await?.full(flow, project) {
+        explanation.summary = full.to_string();
+        let command = match full {
+            Full::Flow(_) => format!("waft flow set {name} --slots N"),
+            Full::Project(_) => format!("waft project set {} --slots N", found.version.project),
+        };
+        explanation.hints.push(command);
+        return Ok(true);
+    }
+    let run = &found.flow_run;
+    let is_new = run.clock.is_some() && run.claims == 0;
+    let is_exclusive = is_new && found.version.overlap() != Overlap::Allow;
+    let before = match is_exclusive {
+        true => overlap::before(tx, flow, run.id, app.clock.now()).await?,
+        false => None,
+    };
+    if let Some(before) = before {
+        explanation.summary = format!("it waits for the run {before} of its flow to end");
+        explanation
+            .hints
+            .push(format!("waft flow-run show {before}"));
+    }
+    Ok(before.is_some())
 }
 
 fn standing(run: &FlowRun) -> String {
@@ -66,7 +110,7 @@ fn standing(run: &FlowRun) -> String {
         State::Claimed => format!("the agent `{agent}` has it{message}"),
         State::Running => format!("the agent `{agent}` runs it{message}"),
         State::Cancelling => format!("a stop was asked for; the agent `{agent}` is to stop it"),
-        State::Queued => format!("it waits for a slot{message}"),
+        State::Queued => "it goes on as soon as an agent takes it".to_owned(),
         State::Paused => format!("it waits for a person{message}"),
         // The state itself is said beside it.
         state if state.is_over() && message.is_empty() => "it is over".to_owned(),
@@ -119,8 +163,9 @@ async fn lacks(
         if missing.is_empty() && is_polling && free_slots == 0 {
             words.push("has no free slot".to_owned());
         }
-        if session.as_ref().is_some_and(|one| one.is_leaving(now)) {
-            words.push("takes no more runs".to_owned());
+        let is_leaving = session.as_ref().is_some_and(|one| one.is_leaving(now));
+        if is_leaving || kept.drain.is_some() {
+            words.push(TAKES_NO_MORE.to_owned());
         } else if !is_polling {
             words.push("does not poll".to_owned());
         }
@@ -142,6 +187,9 @@ fn weigh(explanation: &mut Explanation) {
     let (summary, hint) = if polling.is_empty() {
         let summary = match agents.len() {
             0 => "no agent was ever started".to_owned(),
+            1 if agents[0].words.iter().any(|it| it == TAKES_NO_MORE) => {
+                format!("no agent polls; `{}` {TAKES_NO_MORE}", agents[0].agent)
+            }
             1 => format!("no agent polls; `{}` did", agents[0].agent),
             count => format!("no agent polls; {count} did"),
         };

@@ -16,6 +16,7 @@ mod explain;
 mod extract;
 mod host;
 mod listener;
+mod overlap;
 pub mod page;
 pub mod panics;
 pub mod registration;

@@ -55,7 +55,7 @@ pub async fn register(
             flow::follow(tx, before.id, version.id).await?;
         }
         if asked.is_paused {
-            flow::set_paused(tx, before.id, true).await?;
+            flow::pause(tx, before.id, now).await?;
             schedule::delete_ahead(tx, before.id, now).await?;
         }
         if before.is_archived || asked.is_paused {
@@ -120,7 +120,7 @@ async fn add(
         )
         .await?;
     } else if is_paused {
-        flow::set_paused(tx, flow_id, true).await?;
+        flow::pause(tx, flow_id, now).await?;
     }
     let new = flow_version::New {
         version,
@@ -131,7 +131,9 @@ async fn add(
     flow::follow(tx, flow_id, id).await?;
     flow_version::archive_others(tx, flow_id, id, now).await?;
     schedule::delete_ahead(tx, flow_id, now).await?;
-    for (clock, at) in schedule::take_passed(tx, flow_id, now).await? {
+    let passed = schedule::take_passed(tx, flow_id, now).await?;
+    let queued = flow_run::take_queued(tx, flow_id).await?;
+    for (clock, at) in passed.into_iter().chain(queued) {
         scheduler::make(tx, version, Tick { at, clock }, now).await?;
     }
     set_schedule(tx, version, now).await
@@ -141,7 +143,7 @@ async fn add(
 async fn set_schedule(tx: &mut Tx, version: &Version, now: Timestamp) -> Result<(), DbError> {
     let is_paused = flow::is_paused(tx, version.flow_id).await?;
     match version.definition.schedule.is_some() && !is_paused {
-        true => schedule::activate(tx, version.flow_id, now).await,
+        true => schedule::activate(tx, version.flow_id, now, None).await,
         false => schedule::deactivate(tx, version.flow_id).await,
     }
 }

@@ -40,6 +40,9 @@ pub struct Session {
     realm: String,
     is_replaced: AtomicBool,
     has_left: AtomicBool,
+    /// Whether it was told from afar to take no more runs.
+    is_drained: AtomicBool,
+    protocol: u32,
     memory: Memory,
     numbered: Mutex<Numbered>,
     shunned: Mutex<HashMap<FlowVersionId, Shunned>>,
@@ -94,6 +97,8 @@ impl Session {
             realm: kept.realm,
             is_replaced: AtomicBool::new(false),
             has_left: AtomicBool::new(false),
+            is_drained: AtomicBool::new(kept.drain.is_some()),
+            protocol: kept.protocol,
             memory,
             numbered: Mutex::default(),
             shunned: Mutex::default(),
@@ -174,14 +179,29 @@ impl Session {
         self.has_left.load(Ordering::Relaxed)
     }
 
-    /// Tells whether a call of the agent is open, or ended a moment ago; never once it has left.
+    /// Notes that the agent was told to take no more runs, so that it is given none from now on.
+    pub(super) fn drain(&self) {
+        self.is_drained.store(true, Ordering::Relaxed);
+    }
+
+    /// Tells whether the agent is given no more runs, whether or not it knows it already.
+    pub(super) fn takes_no_more(&self) -> bool {
+        self.has_left() || self.is_drained.load(Ordering::Relaxed)
+    }
+
+    /// Tells whether the agent understands that it is told to end.
+    pub(super) const fn knows_drain(&self) -> bool {
+        self.protocol >= agent::DRAIN_PROTOCOL
+    }
+
+    /// Tells whether a call of the agent is open, or ended a moment ago; never once it takes no more.
     pub(super) fn is_polling(&self, now: Monotonic) -> bool {
-        !self.has_left.load(Ordering::Relaxed) && self.is_there(now)
+        !self.takes_no_more() && self.is_there(now)
     }
 
     /// Tells whether the agent takes no more runs, and is still there for those that it has.
     pub(super) fn is_leaving(&self, now: Monotonic) -> bool {
-        self.has_left.load(Ordering::Relaxed) && self.is_there(now)
+        self.takes_no_more() && self.is_there(now)
     }
 
     fn is_there(&self, now: Monotonic) -> bool {
@@ -223,6 +243,13 @@ impl Sessions {
     pub(super) fn get(&self, id: SessionId) -> Option<Arc<Session>> {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         all.get(&id).cloned()
+    }
+
+    /// Notes in the sessions of an agent that it takes no more runs.
+    pub(super) fn drain(&self, agent: AgentId) {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = all.values().filter(|session| session.agent_id == agent);
+        own.for_each(|session| session.drain());
     }
 
     fn put(&self, session: Session) -> Arc<Session> {
@@ -312,6 +339,7 @@ pub(super) mod tests {
             offer,
             slots: 1,
             seen_at: jiff::Timestamp::UNIX_EPOCH,
+            drain: None,
         };
         Session::new(kept, memory, now)
     }

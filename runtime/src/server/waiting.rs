@@ -86,7 +86,7 @@ impl Waiting {
     ) {
         let may_take = |session: &Session| {
             let known = session.is_known_to_satisfy(id);
-            known.unwrap_or_else(|| session.satisfies(id, requirement))
+            !session.takes_no_more() && known.unwrap_or_else(|| session.satisfies(id, requirement))
         };
         let mut left = count;
         let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -287,6 +287,16 @@ mod tests {
         drop(line.enter("gpu"));
         assert!(!is_woken(&second));
         assert_eq!(line.waiting.count(), 1);
+    }
+
+    #[test]
+    fn who_takes_no_more_runs_is_passed_over() {
+        let mut line = Line::new();
+        let places = ["gpu", "gpu", "gpu"].map(|label| line.enter(label));
+        places[0].waiter.session.leave();
+        places[1].waiter.session.drain();
+        line.wake(1, "gpu", 1);
+        assert_eq!(places.each_ref().map(is_woken), [false, false, true]);
     }
 
     #[test]

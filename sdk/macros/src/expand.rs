@@ -5,7 +5,7 @@
 //! the compiler says about them points there.
 
 use crate::ast::{Content, Returns, Shape};
-use crate::valid::{Amount, Cache, Clock, Flow, Retries, Rule, Task, Trigger};
+use crate::valid::{Amount, Cache, Clock, Filter, Flow, Retries, Rule, Schedule, Task, Trigger};
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
@@ -258,7 +258,7 @@ pub(crate) fn flow(checked: &Flow) -> TokenStream {
         .collect();
     let name = &checked.name;
     let description = &checked.flow.description;
-    let clocks = checked.clocks.iter().map(clock);
+    let schedule = checked.schedule.as_ref().map(schedule);
     let parameters = checked.flow.parameters.iter().map(|parameter| {
         let name = parameter.name.unraw().to_string();
         let description = &parameter.description;
@@ -292,7 +292,8 @@ pub(crate) fn flow(checked: &Flow) -> TokenStream {
         impl ::waft_sdk::Flow for #ident {
             const NAME: &'static str = #name;
             const DESCRIPTION: &'static str = #description;
-            const CLOCKS: &'static [::waft_sdk::__private::ClockSpec] = &[#(#clocks),*];
+
+            #schedule
 
             #[allow(dead_code, reason = "only the component calls it, and what defaults are made of")]
             fn build() -> ::core::option::Option<::waft_sdk::__private::From> {
@@ -309,6 +310,29 @@ pub(crate) fn flow(checked: &Flow) -> TokenStream {
     }
 }
 
+/// What a flow with a schedule has beside the others, so that those without carry nothing of it.
+fn schedule(schedule: &Schedule) -> TokenStream {
+    let clocks = schedule.clocks.iter().map(clock);
+    let filters = schedule.filters.iter().map(filter);
+    let catch_up = variant(schedule.catch_up);
+    let overlap = variant(schedule.overlap);
+    quote! {
+        #[allow(dead_code, reason = "only the component calls it")]
+        fn schedule() -> ::core::result::Result<
+            ::core::option::Option<::waft_sdk::definition::Schedule>,
+            ::std::string::String,
+        > {
+            const SPEC: ::waft_sdk::__private::ScheduleSpec = ::waft_sdk::__private::ScheduleSpec {
+                clocks: &[#(#clocks),*],
+                filters: &[#(#filters),*],
+                catch_up: ::waft_sdk::definition::CatchUp::#catch_up,
+                overlap: ::waft_sdk::definition::Overlap::#overlap,
+            };
+            ::waft_sdk::__private::schedule(&SPEC)
+        }
+    }
+}
+
 fn clock(clock: &Clock) -> TokenStream {
     let name = &clock.name;
     let rule = match &clock.rule {
@@ -316,7 +340,33 @@ fn clock(clock: &Clock) -> TokenStream {
         Rule::Cron(line, zone) => quote!(Cron(#line, #zone)),
         Rule::Dates(dates) => quote!(Dates(&[#(#dates),*])),
     };
-    quote!(::waft_sdk::__private::ClockSpec { name: #name, rule: ::waft_sdk::__private::RuleSpec::#rule })
+    let starts = option(clock.starts.as_ref().map(|starts| quote!(#starts)));
+    let ends = option(clock.ends.as_ref().map(|ends| quote!(#ends)));
+    let given = clock.given.iter().map(|given| {
+        let (name, of, value) = (&given.name, &given.of, &given.value);
+        let value = quote_spanned! {value.span()=>
+            || <#of as ::waft_sdk::__private::Parameter>::default(#value)
+        };
+        quote!(::waft_sdk::__private::Given { name: #name, value: #value })
+    });
+    quote! {
+        ::waft_sdk::__private::ClockSpec {
+            name: #name,
+            rule: ::waft_sdk::__private::RuleSpec::#rule,
+            starts: #starts,
+            ends: #ends,
+            given: &[#(#given),*],
+        }
+    }
+}
+
+fn filter(filter: &Filter) -> TokenStream {
+    let filter = match filter {
+        Filter::Weekdays(days, zone) => quote!(Weekdays(&[#(#days),*], #zone)),
+        Filter::Between(from, until, zone) => quote!(Between(#from, #until, #zone)),
+        Filter::Except(dates, zone) => quote!(Except(&[#(#dates),*], #zone)),
+    };
+    quote!(::waft_sdk::__private::FilterSpec::#filter)
 }
 
 /// The implementation of `Schema`, and of `Subject` for an enum.

@@ -69,10 +69,37 @@ pub fn task(options: TokenStream, function: TokenStream) -> TokenStream {
 /// | option | meaning |
 /// |---|---|
 /// | `name = "my-flow"` | another name than the function's |
-/// | `schedule = cron("0 * * * *", tz = "Europe/Berlin")` | a cron line of five fields; without `tz`, UTC |
-/// | `schedule = interval("15m")` | every so often, at least a second |
-/// | `schedule = dates("2026-12-01T09:00:00Z")` | instants |
-/// | `schedule = [cron(..), interval(..)]` | several clocks |
+/// | `schedule = cron("0 * * * *", tz = "Europe/Berlin")` | when it runs unasked: a clock, or a list of clocks |
+/// | `filters = weekdays("mon-fri")` | which instants of the clocks count: a filter, or a list; all must hold |
+/// | `catch_up = "all"` | what is done about runs that were missed: `last` (the default), `all`, `skip` |
+/// | `overlap = "queue"` | what is done about a run that is due while another goes on: `allow` (the default), `skip`, `queue`, `cancel-old` |
+///
+/// Clocks:
+///
+/// | clock | ticks |
+/// |---|---|
+/// | `cron("0 * * * *", tz = "Europe/Berlin")` | by a cron line of five fields, in a time zone; without `tz`, UTC |
+/// | `interval("15m")` | every so often, at least a second, counted from `starts` or from 1970 |
+/// | `dates("2026-12-01T09:00:00Z", ..)` | at these instants |
+///
+/// Each takes besides, each at most once:
+///
+/// | option of a clock | meaning |
+/// |---|---|
+/// | `name = "nightly"` | what its runs are known by; without one, `cron`, `interval` or `dates`, with a number if there are more |
+/// | `starts = "2026-12-01T00:00:00Z"` | no run before this instant |
+/// | `ends = "2027-12-01T00:00:00Z"` | no run after this instant |
+/// | `params(region = "eu", count = 3)` | parameters of its runs, each an expression of the parameter's type, as in `#[default(..)]` |
+///
+/// A parameter without a default has to be given a value by each clock.
+///
+/// Filters, each with `tz = ".."` where the zone is not UTC:
+///
+/// | filter | lets through |
+/// |---|---|
+/// | `weekdays("mon-fri", ..)` | these days: `mon`, `tue`, `wed`, `thu`, `fri`, `sat`, `sun`, or a range of them |
+/// | `between("22:00", "06:00")` | from the first time, until before the second; over midnight where that is earlier |
+/// | `except("2026-12-25", ..)` | all but these dates |
 ///
 /// The doc comment is the description of the flow. Tests name the flow as a type:
 /// `waft_sdk::testing::describe::<my_flow>()`.

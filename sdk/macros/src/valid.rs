@@ -9,11 +9,15 @@ use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Error, Expr, Lit, Result};
 
+mod cron;
+mod moment;
+mod schedule;
 mod value;
 
+pub(crate) use schedule::{Clock, Filter, Rule, Schedule};
 use value::{
-    boolean, cron, dir, duration, filled, ident, instant, interval, list, name, net, number,
-    percent, secret, size, some_duration, tags, text, time_zone, variable, word,
+    boolean, dir, duration, filled, ident, list, name, net, number, percent, secret, size,
+    some_duration, tags, text, variable, word,
 };
 
 /// A task and what its options say.
@@ -72,20 +76,7 @@ pub(crate) enum Amount {
 pub(crate) struct Flow {
     pub(crate) flow: ast::Flow,
     pub(crate) name: String,
-    pub(crate) clocks: Vec<Clock>,
-}
-
-/// One clock of a schedule.
-pub(crate) struct Clock {
-    pub(crate) name: String,
-    pub(crate) rule: Rule,
-}
-
-/// What a clock ticks by.
-pub(crate) enum Rule {
-    Interval(u64),
-    Cron(String, String),
-    Dates(Vec<String>),
+    pub(crate) schedule: Option<Schedule>,
 }
 
 const TASK_OPTIONS: &[&str] = &[
@@ -111,7 +102,7 @@ const TASK_OPTIONS: &[&str] = &[
     "parallel",
     "on_lost",
 ];
-const FLOW_OPTIONS: &[&str] = &["name", "schedule"];
+const FLOW_OPTIONS: &[&str] = &["name", "schedule", "filters", "catch_up", "overlap"];
 /// The contract's bound on retries.
 const RETRIES_MAX: u32 = 100;
 
@@ -244,106 +235,13 @@ pub(crate) fn flow(flow: ast::Flow, options: Options) -> Result<Flow> {
     known(&options, "flow", FLOW_OPTIONS)?;
     let mut checked = Flow {
         name: flow.function.sig.ident.unraw().to_string(),
+        schedule: schedule::schedule(&options, &flow.parameters)?,
         flow,
-        clocks: Vec::new(),
     };
-    for (option, value) in &options.0 {
-        if option == "name" {
-            checked.name = name(value)?;
-        } else {
-            checked.clocks = clocks(value)?;
-            if let Some(required) = checked
-                .flow
-                .parameters
-                .iter()
-                .find(|parameter| parameter.default.is_none())
-            {
-                return Err(Error::new(
-                    required.name.span(),
-                    format!(
-                        "`{}` needs a default: a scheduled run has nobody to give it a value",
-                        required.name
-                    ),
-                ));
-            }
-        }
+    if let Some((_, value)) = options.0.iter().find(|(option, _)| option == "name") {
+        checked.name = name(value)?;
     }
     Ok(checked)
-}
-
-fn clocks(value: &Expr) -> Result<Vec<Clock>> {
-    let calls: Vec<&Expr> = match value {
-        Expr::Array(array) => array.elems.iter().collect(),
-        one => vec![one],
-    };
-    let mut clocks: Vec<Clock> = Vec::new();
-    for call in calls {
-        let mut clock = clock(call)?;
-        let alike = clocks
-            .iter()
-            .filter(|other| other.name.split("-#").next() == Some(&clock.name))
-            .count();
-        if alike > 0 {
-            clock.name = format!("{}-#{}", clock.name, alike + 1);
-        }
-        clocks.push(clock);
-    }
-    for clock in &mut clocks {
-        clock.name = clock.name.replace("-#", "-");
-    }
-    if clocks.is_empty() {
-        return Err(Error::new(
-            value.span(),
-            "a schedule without a clock never runs",
-        ));
-    }
-    Ok(clocks)
-}
-
-fn clock(value: &Expr) -> Result<Clock> {
-    let wrong = || {
-        Error::new(
-            value.span(),
-            "a schedule is `cron(\"0 * * * *\", tz = \"UTC\")`, `interval(\"15m\")`, `dates(\"2026-12-01T09:00:00Z\")`, or a list of them",
-        )
-    };
-    let Expr::Call(call) = value else {
-        return Err(wrong());
-    };
-    let kind = ident(&call.func).ok_or_else(wrong)?;
-    let mut plain = Vec::new();
-    let mut zone = None;
-    let mut called = None;
-    for argument in &call.args {
-        match argument {
-            Expr::Assign(assign) => match ident(&assign.left).as_deref() {
-                Some("tz") if kind == "cron" => once(&mut zone, assign, time_zone)?,
-                Some("name") => once(&mut called, assign, name)?,
-                _ => {
-                    return Err(Error::new(
-                        assign.left.span(),
-                        format!("`{kind}` knows no such option"),
-                    ));
-                }
-            },
-            other => plain.push(other),
-        }
-    }
-    let rule = match (kind.as_str(), plain.as_slice()) {
-        ("interval", [every]) => Rule::Interval(interval(every)?),
-        ("cron", [line]) => Rule::Cron(cron(line)?, zone.unwrap_or_else(|| "UTC".to_string())),
-        ("dates", [_, ..]) => Rule::Dates(
-            plain
-                .iter()
-                .map(|date| instant(date))
-                .collect::<Result<_>>()?,
-        ),
-        _ => return Err(wrong()),
-    };
-    Ok(Clock {
-        name: called.unwrap_or(kind),
-        rule,
-    })
 }
 
 /// Reads an option of a clock or a trigger that may stand there once.

@@ -453,7 +453,10 @@ async fn an_agent_that_leaves_polls_no_longer_and_keeps_its_runs() {
     assert_eq!((shown.is_polling, shown.flow_runs.len()), (false, 1));
     assert!(shown.is_leaving, "it is there for the run that it has");
     let explained = world.client.explain(waits.id).await.unwrap();
-    assert_eq!(explained.summary, "no agent polls; `mira` did");
+    assert_eq!(
+        explained.summary,
+        "no agent polls; `mira` takes no more runs"
+    );
     let reported = agent.tell(lease(&claimed[0]), vec![flow(Event::Start)]);
     assert!(reported.await.lost.is_empty());
 }

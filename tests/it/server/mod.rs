@@ -3,10 +3,13 @@
 mod access;
 mod api;
 mod claims;
+mod fleet;
 mod life;
+mod overlap;
 mod port;
 mod retention;
 mod schedules;
+mod slots;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,12 +26,13 @@ use waft::model::id::{AgentId, FlowRunId, SessionId};
 use waft::model::label::Labels;
 use waft::model::requirement::Offer;
 use waft::model::run::{FlowRunMoved, Happening, ResultRef, TaskRunKey, TaskRunMoved, Usage};
+use waft::model::schedule::{CatchUp, Overlap};
 use waft::model::state::{Event, State};
 use waft::server::app::App;
 use waft::server::{self, ServerSettings};
 use waft::wire::{
     ClaimedRun, FlowRun, LeaseKey, ListQuery, Location, NewFlowRun, NewProject, NewSession,
-    PROTOCOL, Poll, Registration, Report, ReportBatch, Reported, Transition,
+    PROTOCOL, Poll, Registration, Report, ReportBatch, Reported, ResumeQuery, Slots, Transition,
 };
 
 use crate::kit::world::server_panics;
@@ -115,6 +119,7 @@ impl World {
             offer,
             slots: 4,
             replaces,
+            is_start: true,
         };
         let session = self.client.open_session(&new).await.unwrap();
         Agent {

@@ -144,7 +144,11 @@ async fn a_new_version_takes_over_the_runs_ahead_and_a_pause_takes_them_back() {
     world.client.register("demo", &changed).await.unwrap();
     world.schedule().await;
     assert_eq!(dues(&world).await.len(), 1, "a pause outlives a version");
-    world.client.resume_flow("etl").await.unwrap();
+    world
+        .client
+        .resume_flow("etl", &ResumeQuery::default())
+        .await
+        .unwrap();
     world.schedule().await;
     assert_eq!(dues(&world).await.len(), 11);
 }
@@ -169,7 +173,11 @@ async fn a_run_ahead_that_was_deleted_or_cancelled_stays_away() {
     asked.artifact = Digest::of(b"other");
     world.client.register("demo", &asked).await.unwrap();
     world.client.pause_flow("etl").await.unwrap();
-    world.client.resume_flow("etl").await.unwrap();
+    world
+        .client
+        .resume_flow("etl", &ResumeQuery::default())
+        .await
+        .unwrap();
     world.schedule().await;
     assert_eq!(dues(&world).await[..2], first, "for any version");
     world.clock.pass(Duration::from_secs(3 * 3600));
@@ -300,7 +308,11 @@ async fn a_flow_that_is_known_can_be_registered_to_rest() {
     assert!(!world.client.register("demo", &asked).await.unwrap().is_new);
     world.schedule().await;
     assert!(dues(&world).await.is_empty());
-    world.client.resume_flow("etl").await.unwrap();
+    world
+        .client
+        .resume_flow("etl", &ResumeQuery::default())
+        .await
+        .unwrap();
     asked.artifact = Digest::of(b"other");
     assert!(world.client.register("demo", &asked).await.unwrap().is_new);
     world.schedule().await;

@@ -1,6 +1,8 @@
-//! Agents: what they say to the server, and what others may know of them.
+//! Agents: what they say to the server. What others may know of them and want of them is in `fleet`.
 
-use std::collections::{BTreeSet, HashMap};
+pub mod fleet;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Json as Answered;
@@ -8,7 +10,7 @@ use axum::extract::State;
 use http::StatusCode;
 use jiff::SignedDuration;
 
-use super::{checked_labels, checked_name, page_size};
+use super::{checked_labels, checked_name};
 use crate::clock::Monotonic;
 use crate::model::id::{AgentId, FlowRunId, SessionId};
 use crate::model::state::{Event, State as RunState};
@@ -22,11 +24,11 @@ use crate::server::db::tx::Tx;
 use crate::server::db::{DbError, agent, lease, project, segment};
 use crate::server::duty::rescuer;
 use crate::server::error::{Answer, ApiError, Code};
-use crate::server::extract::{Json, Query};
+use crate::server::extract::Json;
 use crate::server::session::Session as AgentSession;
 use crate::wire::{
-    Agent, Claims, Deletions, ErrorBody, LeaseKey, Leave, ListQuery, Listen, NewSession, Orders,
-    PROTOCOL, Page, Poll, Renewal, Renewed, ReportBatch, Reported, Segment, Session,
+    Claims, Deletions, Drain, ErrorBody, LeaseKey, Leave, Listen, NewSession, Orders, PROTOCOL,
+    Poll, Renewal, Renewed, ReportBatch, Reported, Segment, Session,
 };
 
 /// Most slots of an agent.
@@ -59,15 +61,13 @@ pub(super) async fn open_session(
         let message = format!("`slots` is 1 to {SLOTS_MAX}, not {}", new.slots);
         return Err(ApiError::new(Code::ValueBad, message));
     }
-    if new.protocol != PROTOCOL {
-        return Err(ApiError::new(
-            Code::ProtocolUnsupported,
-            format!(
-                "the agent speaks protocol {}, this server {PROTOCOL}",
-                new.protocol
-            ),
-        )
-        .hint("bring agent and server to neighbouring versions of waft"));
+    let protocol = new.protocol;
+    if !(PROTOCOL - 1..=PROTOCOL).contains(&protocol) {
+        let before = PROTOCOL - 1;
+        let message =
+            format!("the agent speaks protocol {protocol}, this server {PROTOCOL} and {before}");
+        return Err(ApiError::new(Code::ProtocolUnsupported, message)
+            .hint("bring agent and server to neighbouring versions of waft"));
     }
     new.offer.projects = offered_projects(&app, &access, new.offer.projects.take()).await?;
     let now = app.clock.now();
@@ -102,7 +102,7 @@ pub(super) async fn open_session(
         agent_id,
         session_id: ids.1,
         lease_seconds: app.lease.as_secs() as u32,
-        protocol: PROTOCOL,
+        protocol,
     }))
 }
 
@@ -177,11 +177,23 @@ pub(super) async fn poll(
     loop {
         let place = app.waiting.enter(session.clone());
         // Never cut short: what it claims must reach the agent.
-        let claims = app
+        let claimed = app
             .claim(&session, poll.free_slots, place.presence(), came)
             .await?;
+        let claims = Claims {
+            flow_runs: claimed.runs,
+            waited_ms: u64::try_from(claimed.waited.as_millis()).unwrap_or(u64::MAX),
+        };
+        if claims.flow_runs.is_empty() && claimed.is_cut {
+            place.heard();
+            continue;
+        }
         // What woke it meanwhile is passed on to the next in line with its place.
         if !claims.flow_runs.is_empty() || !app.wait_for(place.woken(), end).await {
+            return Ok(Answered(claims));
+        }
+        if session.takes_no_more() {
+            // What it was woken for goes on with its place.
             return Ok(Answered(claims));
         }
         place.heard();
@@ -217,6 +229,7 @@ pub(super) async fn listen(
         }
         let mut reader = app.db.reader().await?;
         let runs = flow_run::of_agent(&mut reader, session.agent_id).await?;
+        let drain = agent::drain(&mut reader, session.agent_id).await?;
         drop(reader);
         give_back_undelivered(&app, &session, &runs, &listen.leases, asked_at).await?;
         let end = match undelivered_at(&app, &session, &runs, &listen.leases) {
@@ -226,6 +239,7 @@ pub(super) async fn listen(
         let delete = doomed_for(&app, &session).await?;
         let orders = Orders {
             delete,
+            drain: drain.filter(|how| is_to_be_told(*how, &session)),
             // Also those that the agent did not name: it may have claimed them after it began to
             // listen, and this answer is what ends its wait.
             cancel: runs
@@ -235,10 +249,17 @@ pub(super) async fn listen(
                 .collect(),
         };
         let is_news = !orders.cancel.is_empty() || !orders.delete.is_empty();
-        if is_news || !app.wait_for(told, end).await {
+        if is_news || orders.drain.is_some() || !app.wait_for(told, end).await {
             return Ok(Answered(orders));
         }
     }
+}
+
+/// Tells whether an agent does not do yet what it was told. That it gives its runs back at once shows
+/// only by its end, so it is told until then.
+fn is_to_be_told(how: Drain, session: &AgentSession) -> bool {
+    session.drain();
+    session.knows_drain() && (how == Drain::Now || !session.has_left())
 }
 
 /// Returns segments for the agent to delete, and leaves them to it for some minutes.
@@ -446,55 +467,4 @@ pub(super) async fn report(
         lost: outcome.lost,
         lapsed: outcome.lapsed,
     }))
-}
-
-/// Lists agents by name.
-#[utoipa::path(get, path = "/api/agents", tag = "agent", params(ListQuery), responses(
-    (status = 200, body = Page<Agent>), (status = "4XX", body = ErrorBody),
-), security(("token" = [])))]
-pub(super) async fn list(
-    State(app): State<App>,
-    access: Access,
-    Query(query): Query<ListQuery>,
-) -> Answer<Answered<Page<Agent>>> {
-    access.may_read()?;
-    let limit = page_size(query.limit)?;
-    let after = match query.cursor.as_deref().map(|text| text.split_once(' ')) {
-        None => None,
-        Some(None) => return Err(ApiError::new(Code::QueryBad, "`cursor` is not one")),
-        Some(Some((name, id))) => super::cursor(Some(id))?.map(|id| (name.to_owned(), id)),
-    };
-    let mut reader = app.db.reader().await?;
-    let mut kept = agent::list(&mut reader, &access.realm, after, limit + 1).await?;
-    let next = super::next_of(&mut kept, limit, |last| {
-        format!("{} {}", last.name, last.id)
-    });
-    let mut at_work: HashMap<AgentId, Vec<FlowRunId>> = HashMap::new();
-    for (agent, run) in agent::at_work(&mut reader).await? {
-        at_work.entry(agent).or_default().push(run);
-    }
-    let (now, monotonic) = (app.clock.now(), app.clock.monotonic());
-    let items = kept.into_iter().map(|kept| {
-        let session = app.sessions.get(kept.session_id);
-        let is_polling = session.as_ref().is_some_and(|it| it.is_polling(monotonic));
-        let is_leaving = session.as_ref().is_some_and(|it| it.is_leaving(monotonic));
-        Agent {
-            id: kept.id,
-            name: kept.name,
-            hostname: kept.hostname,
-            version: kept.version,
-            protocol: kept.protocol,
-            offer: kept.offer,
-            slots: kept.slots,
-            flow_runs: at_work.remove(&kept.id).unwrap_or_default(),
-            seen_at: match is_polling || is_leaving {
-                true => now,
-                false => kept.seen_at,
-            },
-            is_polling,
-            is_leaving,
-        }
-    });
-    let items = items.collect();
-    Ok(Answered(Page { items, next }))
 }

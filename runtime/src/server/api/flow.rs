@@ -4,21 +4,23 @@ use axum::Json as Answered;
 use axum::extract::State;
 use http::StatusCode;
 
-use super::{checked_labels, page_size, project};
+use super::{checked_labels, checked_slots, page_size, project};
 use crate::model::artifact::Digest;
 use crate::model::flow::Definition;
 use crate::model::id::FlowId;
+use crate::model::schedule::CatchUp;
 use crate::server::access::Access;
 use crate::server::app::App;
 use crate::server::db::flow::{self, Deleted, Found};
 use crate::server::db::realm::Realm;
 use crate::server::db::tx::Tx;
-use crate::server::db::{DbError, flow_version, schedule};
+use crate::server::db::{DbError, flow_version, schedule, slot};
 use crate::server::error::{Answer, ApiError, Code};
 use crate::server::extract::{Json, Path, Query};
 use crate::server::registration;
 use crate::wire::{
-    ErrorBody, Flow, FlowVersion, ListQuery, Location, Page, Registered, Registration,
+    ErrorBody, Flow, FlowVersion, ListQuery, Location, Page, Registered, Registration, ResumeQuery,
+    Slots,
 };
 
 /// Finds the flow that a text names: an id, `project/flow`, or a name that only one project has.
@@ -203,16 +205,18 @@ pub(super) async fn pause(
     change(app, access, text, Change::Pause).await
 }
 
-/// Lets the schedule of a flow go on from now.
+/// Lets the schedule of a flow go on. What it missed while it rested is caught up as the schedule says,
+/// or as `catch_up` does.
 #[utoipa::path(post, path = "/api/flows/{flow}/resume", tag = "flow",
-params(("flow" = String, Path, description = "Id, name where unique, or `project/flow` (the slash encoded)")),
+params(("flow" = String, Path, description = "Id, name where unique, or `project/flow` (the slash encoded)"), ResumeQuery),
 responses((status = 200, body = Flow), (status = "4XX", body = ErrorBody)), security(("token" = [])))]
 pub(super) async fn resume(
     State(app): State<App>,
     access: Access,
     Path(text): Path<String>,
+    Query(query): Query<ResumeQuery>,
 ) -> Answer<Answered<Flow>> {
-    change(app, access, text, Change::Resume).await
+    change(app, access, text, Change::Resume(query.catch_up)).await
 }
 
 /// Archives a flow: it takes no runs until it is registered again. Runs that were made stay.
@@ -227,10 +231,9 @@ pub(super) async fn archive(
     change(app, access, text, Change::Archive).await
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Change {
     Pause,
-    Resume,
+    Resume(Option<CatchUp>),
     Archive,
 }
 
@@ -242,15 +245,21 @@ async fn change(app: App, access: Access, text: String, what: Change) -> Answer<
         .write(move |tx| {
             Box::pin(async move {
                 let before = found(tx, &access.realm, &text).await?.flow;
+                let since = match what {
+                    Change::Archive => flow::archive(tx, before.id).await.map(|()| None)?,
+                    Change::Pause => flow::pause(tx, before.id, now).await.map(|()| None)?,
+                    Change::Resume(_) => flow::resume(tx, before.id).await?,
+                };
                 match what {
-                    Change::Archive => flow::archive(tx, before.id).await?,
-                    _ => flow::set_paused(tx, before.id, what == Change::Pause).await?,
-                }
-                if what == Change::Resume && !before.is_archived {
-                    schedule::activate(tx, before.id, now).await?;
-                } else {
-                    schedule::deactivate(tx, before.id).await?;
-                    schedule::delete_ahead(tx, before.id, now).await?;
+                    Change::Resume(_) if !before.is_paused && !before.is_archived => {}
+                    Change::Resume(catch_up) if !before.is_archived => {
+                        let since = since.map_or(now, |since| since.min(now));
+                        schedule::activate(tx, before.id, since, catch_up).await?;
+                    }
+                    _ => {
+                        schedule::deactivate(tx, before.id).await?;
+                        schedule::delete_ahead(tx, before.id, now).await?;
+                    }
                 }
                 let after = found(tx, &access.realm, &before.id.to_string()).await?;
                 Ok::<_, ApiError>(after.flow)
@@ -258,6 +267,32 @@ async fn change(app: App, access: Access, text: String, what: Change) -> Answer<
         })
         .await?;
     app.schedules.notify_one();
+    Ok(Answered(changed))
+}
+
+/// Sets how many runs of a flow agents may have at one time. Others wait, Queued.
+#[utoipa::path(put, path = "/api/flows/{flow}/slots", tag = "flow",
+params(("flow" = String, Path, description = "Id, name where unique, or `project/flow` (the slash encoded)")),
+request_body = Slots, responses((status = 200, body = Flow), (status = "4XX", body = ErrorBody)), security(("token" = [])))]
+pub(super) async fn set_slots(
+    State(app): State<App>,
+    access: Access,
+    Path(text): Path<String>,
+    Json(asked): Json<Slots>,
+) -> Answer<Answered<Flow>> {
+    access.may_change()?;
+    let slots = checked_slots(&asked)?;
+    let changed = app
+        .db
+        .write(move |tx| {
+            Box::pin(async move {
+                let flow = found(tx, &access.realm, &text).await?.flow;
+                slot::set_flow(tx, flow.id, slots).await?;
+                Ok::<_, ApiError>(Flow { slots, ..flow })
+            })
+        })
+        .await?;
+    app.usher.nudge();
     Ok(Answered(changed))
 }
 

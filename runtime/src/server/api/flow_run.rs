@@ -104,6 +104,7 @@ pub(super) async fn create(
         scheduled_at: asked.scheduled_at.unwrap_or(now),
         timeout_ms: asked.timeout_ms.unwrap_or(RUN_WALL_MS),
         clock: None,
+        overlap: version.overlap(),
         idempotency: asked.idempotency_key.map(|key| (key, digest)),
         by: access.name.clone(),
     };
@@ -438,19 +439,15 @@ pub(super) async fn cancel(
                 let mut agent = None;
                 if run.state != RunState::Cancelling {
                     let message = format!("asked for by `{}`", access.name);
-                    let mut moved = Move {
+                    let moved = Move {
                         event: Event::Cancel,
                         message: &message,
                         code: None,
                         at: now,
                         by: &access.name,
                     };
-                    run.step(&moved)?;
-                    agent = run.agent_id.filter(|_| run.state == RunState::Cancelling);
-                    if run.state.is_over() {
-                        moved.event = Event::Stop;
-                        flow_run::end_tasks(tx, &mut run, &moved).await?;
-                    }
+                    run.state.after(moved.event)?;
+                    agent = flow_run::cancel(tx, &mut run, &moved).await?;
                     flow_run::apply(tx, vec![run]).await?;
                 }
                 let found = flow_run::find(tx, &memory, &access.realm, id).await?;

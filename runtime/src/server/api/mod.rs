@@ -23,6 +23,7 @@ use super::app::App;
 use super::error::{Answer, ApiError, Code};
 use crate::model::flow::is_name;
 use crate::model::limit::{DEFINITION_BYTES_MAX, KIB, MIB};
+use crate::wire::Slots;
 
 /// Most bytes of a body, unless the call takes more.
 const BODY_BYTES_MAX: usize = 64 * KIB as usize;
@@ -54,6 +55,8 @@ pub(super) fn routes() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(flow::pause))
         .routes(routes!(flow::resume))
         .routes(routes!(flow::archive))
+        .routes(routes!(flow::set_slots))
+        .routes(routes!(project::set_slots))
         .routes(routes!(flow_run::show, flow_run::delete))
         .routes(routes!(flow_run::task_runs))
         .routes(routes!(flow_run::logs))
@@ -63,7 +66,9 @@ pub(super) fn routes() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(flow_run::cancel))
         .routes(routes!(token::create, token::list))
         .routes(routes!(token::revoke))
-        .routes(routes!(agent::list))
+        .routes(routes!(agent::fleet::list))
+        .routes(routes!(agent::fleet::show))
+        .routes(routes!(agent::fleet::drain))
         .routes(routes!(agent::poll))
         .routes(routes!(agent::leave))
         .layer(limited(BODY_BYTES_MAX));
@@ -161,6 +166,20 @@ fn checked_labels(labels: &crate::model::label::Labels) -> Answer<()> {
             .map_err(|error| ApiError::new(Code::LabelBad, error.to_string()))?;
     }
     Ok(())
+}
+
+/// Checks a number of slots that somebody typed.
+fn checked_slots(asked: &Slots) -> Answer<Option<u32>> {
+    /// More than any fleet has.
+    const SLOTS_MAX: u32 = 1_000_000;
+    match asked.slots {
+        Some(slots) if !(1..=SLOTS_MAX).contains(&slots) => Err(ApiError::new(
+            Code::ValueBad,
+            format!("`slots` is 1 to {SLOTS_MAX}, or null for no limit, not {slots}"),
+        )
+        .hint("waft flow pause FLOW lets a schedule rest")),
+        slots => Ok(slots),
+    }
 }
 
 /// Cuts a list that was read one longer than a page, and returns where the next page begins.

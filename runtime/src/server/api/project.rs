@@ -4,16 +4,16 @@ use axum::Json as Answered;
 use axum::extract::State;
 use http::StatusCode;
 
-use super::{checked_name, page_size};
+use super::{checked_name, checked_slots, page_size};
 use crate::model::id::ProjectId;
 use crate::server::access::Access;
 use crate::server::app::App;
-use crate::server::db::project;
 use crate::server::db::realm::Realm;
 use crate::server::db::tx::Tx;
+use crate::server::db::{project, slot};
 use crate::server::error::{Answer, ApiError, Code};
 use crate::server::extract::{Json, Path, Query};
-use crate::wire::{ErrorBody, ListQuery, NewProject, Page, Project};
+use crate::wire::{ErrorBody, ListQuery, NewProject, Page, Project, Slots};
 
 /// Finds a project of the realm.
 pub(super) async fn found(tx: &mut Tx, realm: &Realm, text: &str) -> Answer<Project> {
@@ -45,6 +45,7 @@ pub(super) async fn create(
         id: ProjectId::at(now.as_microsecond(), rand::random()),
         name: new.name,
         description: new.description,
+        slots: None,
         created_at: now,
     };
     let added = project.clone();
@@ -79,6 +80,33 @@ pub(super) async fn list(
     let mut items = project::list(&mut reader, &access.realm, &after, limit + 1).await?;
     let next = super::next_of(&mut items, limit, |last| last.name.clone());
     Ok(Answered(Page { items, next }))
+}
+
+/// Sets how many runs of a project agents may have at one time. Others wait, Queued.
+#[utoipa::path(put, path = "/api/projects/{project}/slots", tag = "project",
+params(("project" = String, Path, description = "Name or id")), request_body = Slots, responses(
+    (status = 200, body = Project), (status = "4XX", body = ErrorBody),
+), security(("token" = [])))]
+pub(super) async fn set_slots(
+    State(app): State<App>,
+    access: Access,
+    Path(text): Path<String>,
+    Json(asked): Json<Slots>,
+) -> Answer<Answered<Project>> {
+    access.may_change()?;
+    let slots = checked_slots(&asked)?;
+    let changed = app
+        .db
+        .write(move |tx| {
+            Box::pin(async move {
+                let project = found(tx, &access.realm, &text).await?;
+                slot::set_project(tx, project.id, slots).await?;
+                Ok::<_, ApiError>(Project { slots, ..project })
+            })
+        })
+        .await?;
+    app.usher.nudge();
+    Ok(Answered(changed))
 }
 
 /// Deletes a project that has no flows.

@@ -9,7 +9,10 @@ use super::realm::Realm;
 use super::tx::{Json, Row, Tx, args};
 use crate::model::id::{AgentId, FlowRunId, SessionId};
 use crate::model::requirement::Offer;
-use crate::wire::NewSession;
+use crate::wire::{AgentRun, Drain, NewSession};
+
+/// The first protocol of agents that can be told from afar to end.
+pub const DRAIN_PROTOCOL: u32 = 2;
 
 /// An agent as it is kept.
 #[derive(Clone, Debug)]
@@ -34,6 +37,8 @@ pub struct Kept {
     pub slots: u32,
     /// When it was last heard of, to the minute.
     pub seen_at: Timestamp,
+    /// What it was told from afar.
+    pub drain: Option<Drain>,
 }
 
 fn kept(row: &Row) -> Result<Kept, DbError> {
@@ -49,6 +54,7 @@ fn kept(row: &Row) -> Result<Kept, DbError> {
         offer,
         slots: row.get(8)?,
         seen_at: row.get(9)?,
+        drain: row.get::<Option<String>>(10)?.map(|word| drain_of(&word)),
     })
 }
 
@@ -56,7 +62,7 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT id, realm, name, hostname, session_id, version, protocol, offer, slots, ",
-            "seen_at FROM agent ",
+            "seen_at, drain FROM agent ",
             $rest
         )
     };
@@ -76,7 +82,8 @@ pub async fn in_session(
     row.map(|row| row.get(0)).transpose()
 }
 
-/// Opens a session: the agent of this realm, name and host gets a new one, and keeps its id.
+/// Opens a session: the agent of this realm, name and host gets a new one, and keeps its id. What it
+/// was told from afar it keeps only if the process goes on that was told.
 pub async fn open(
     tx: &mut Tx,
     ids: (AgentId, SessionId),
@@ -89,7 +96,8 @@ pub async fn open(
                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10) \
                ON CONFLICT (realm, name, hostname) DO UPDATE SET session_id = excluded.session_id, \
                version = excluded.version, protocol = excluded.protocol, offer = excluded.offer, \
-               slots = excluded.slots, seen_at = excluded.seen_at \
+               slots = excluded.slots, seen_at = excluded.seen_at, \
+               drain = CASE WHEN $11 THEN NULL ELSE agent.drain END \
                RETURNING id";
     let args = args![
         ids.0,
@@ -102,6 +110,7 @@ pub async fn open(
         Json(&new.offer),
         new.slots,
         at,
+        new.is_start || new.protocol < DRAIN_PROTOCOL,
     ];
     tx.row(sql, args).await?.ok_or(DbError::Raced)?.get(0)
 }
@@ -139,6 +148,58 @@ pub async fn heard_last(tx: &mut Tx, realm: &Realm, limit: u32) -> Result<Vec<Ke
     rows.iter().map(kept).collect()
 }
 
+/// Finds the agents of a name, and of a host where one is given, or the agent of an id; as far as the
+/// realm sees them.
+pub async fn named(
+    tx: &mut Tx,
+    realm: &Realm,
+    name: &str,
+    host: Option<&str>,
+) -> Result<Vec<Kept>, DbError> {
+    let sql = select!(
+        "WHERE ($1 IS NULL OR realm = $1) \
+         AND (id = $2 OR (name = $3 AND ($4 IS NULL OR hostname = $4))) \
+         ORDER BY seen_at DESC, id LIMIT 1000"
+    );
+    let own = (*realm != Realm::All).then(|| realm.word());
+    let id = name.parse::<AgentId>().ok();
+    let rows = tx.rows(sql, args![own, id, name, host]).await?;
+    rows.iter().map(kept).collect()
+}
+
+/// Keeps what an agent is told from afar, unless it was told to do more already; answers with what holds.
+pub async fn tell_drain(tx: &mut Tx, id: AgentId, how: Drain) -> Result<Option<Drain>, DbError> {
+    let sql = "UPDATE agent SET drain = CASE WHEN drain = 'now' THEN drain ELSE $2 END \
+               WHERE id = $1 RETURNING drain";
+    let row = tx.row(sql, args![id, drain_word(how)]).await?;
+    row.map(|row| Ok(drain_of(&row.get::<String>(0)?)))
+        .transpose()
+}
+
+/// Returns what an agent was told from afar.
+pub async fn drain(tx: &mut Tx, id: AgentId) -> Result<Option<Drain>, DbError> {
+    let sql = "SELECT drain FROM agent WHERE id = $1";
+    let Some(row) = tx.row(sql, args![id]).await? else {
+        return Ok(None);
+    };
+    let word: Option<String> = row.get(0)?;
+    Ok(word.map(|word| drain_of(&word)))
+}
+
+const fn drain_word(how: Drain) -> &'static str {
+    match how {
+        Drain::Finish => "finish",
+        Drain::Now => "now",
+    }
+}
+
+fn drain_of(word: &str) -> Drain {
+    match word {
+        "now" => Drain::Now,
+        _ => Drain::Finish,
+    }
+}
+
 /// Notes when an agent was heard of.
 pub async fn touch(tx: &mut Tx, id: AgentId, at: Timestamp) -> Result<(), DbError> {
     let sql = "UPDATE agent SET seen_at = $2 WHERE id = $1";
@@ -169,12 +230,24 @@ pub async fn loads(tx: &mut Tx) -> Result<HashMap<AgentId, u32>, DbError> {
         .collect()
 }
 
-/// Lists the runs that agents have, with the agents.
-pub async fn at_work(tx: &mut Tx) -> Result<Vec<(AgentId, FlowRunId)>, DbError> {
-    let sql =
-        "SELECT agent_id, id FROM flow_run WHERE lease_until IS NOT NULL ORDER BY agent_id, id";
-    let rows = tx.rows(sql, args![]).await?;
-    rows.iter()
-        .map(|row| Ok((row.get(0)?, row.get(1)?)))
-        .collect()
+/// Lists the runs that agents have, or that one of them has, by id.
+pub async fn at_work(
+    tx: &mut Tx,
+    of: Option<AgentId>,
+) -> Result<HashMap<AgentId, Vec<AgentRun>>, DbError> {
+    let sql = "SELECT r.agent_id, r.id, f.name, p.name, r.state FROM flow_run r \
+               JOIN flow f ON f.id = r.flow_id JOIN project p ON p.id = r.project_id \
+               WHERE r.lease_until IS NOT NULL AND ($1 IS NULL OR r.agent_id = $1) ORDER BY r.id";
+    let mut at_work: HashMap<AgentId, Vec<AgentRun>> = HashMap::new();
+    for row in tx.rows(sql, args![of]).await? {
+        let id: FlowRunId = row.get(1)?;
+        at_work.entry(row.get(0)?).or_default().push(AgentRun {
+            id,
+            flow_run_id: id,
+            flow: row.get(2)?,
+            project: row.get(3)?,
+            state: row.get(4)?,
+        });
+    }
+    Ok(at_work)
 }

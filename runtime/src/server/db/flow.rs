@@ -13,7 +13,7 @@ macro_rules! select {
         concat!(
             "SELECT f.id, f.name, p.name, v.definition ->> '$.description', v.version, v.id, ",
             "v.artifact, v.labels, f.is_paused, f.is_archived, f.created_at, v.created_at, ",
-            "f.project_id FROM flow f JOIN project p ON p.id = f.project_id ",
+            "f.project_id, f.slots FROM flow f JOIN project p ON p.id = f.project_id ",
             "JOIN flow_version v ON v.id = f.flow_version_id ",
             $rest
         )
@@ -44,6 +44,7 @@ fn found(row: &Row) -> Result<Found, DbError> {
         is_archived: row.get(9)?,
         created_at: row.get(10)?,
         registered_at: row.get(11)?,
+        slots: row.get(13)?,
     };
     Ok(Found {
         flow,
@@ -137,10 +138,20 @@ pub async fn follow(tx: &mut Tx, id: FlowId, version: FlowVersionId) -> Result<(
     tx.run(sql, args![id, version]).await.map(drop)
 }
 
-/// Lets the schedule rest or go on.
-pub async fn set_paused(tx: &mut Tx, id: FlowId, is_paused: bool) -> Result<(), DbError> {
-    let sql = "UPDATE flow SET is_paused = $2 WHERE id = $1";
-    tx.run(sql, args![id, is_paused]).await.map(drop)
+/// Lets the schedule rest. If it was active, what it misses after now may be caught up.
+pub async fn pause(tx: &mut Tx, id: FlowId, now: Timestamp) -> Result<(), DbError> {
+    let sql = "UPDATE flow SET is_paused = TRUE, rests_since = coalesce(rests_since, \
+               (SELECT $2 + 1 FROM schedule s WHERE s.flow_id = flow.id)) WHERE id = $1";
+    tx.run(sql, args![id, now]).await.map(drop)
+}
+
+/// Lets the schedule go on; answers since when it has rested, if it was active before.
+pub async fn resume(tx: &mut Tx, id: FlowId) -> Result<Option<Timestamp>, DbError> {
+    let sql = "SELECT rests_since FROM flow WHERE id = $1";
+    let row = tx.row(sql, args![id]).await?;
+    let sql = "UPDATE flow SET is_paused = FALSE, rests_since = NULL WHERE id = $1";
+    tx.run(sql, args![id]).await?;
+    row.map_or(Ok(None), |row| row.get(0))
 }
 
 /// Takes no runs from now on.

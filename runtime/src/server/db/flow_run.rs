@@ -4,6 +4,8 @@
 //! `State::after`), and hands it to [`apply`] in the same transaction. The statement there checks the
 //! version and the lease epoch that were read, so that nothing that happened in between is lost.
 
+mod ending;
+mod queued;
 mod waiting;
 
 use std::sync::Arc;
@@ -20,9 +22,12 @@ use crate::model::artifact::Digest;
 use crate::model::id::{AgentId, FlowId, FlowRunId, FlowVersionId, ProjectId, SessionId};
 use crate::model::parameter::Bound;
 use crate::model::run::ResultRef;
+use crate::model::schedule::Overlap;
 use crate::model::state::{Event, Refusal, State};
 use crate::wire::{FlowRun, LeaseKey};
 
+pub use ending::{cancel, end_left, end_tasks};
+pub use queued::{Going, QueuedHead, going, queued, queued_heads, take_queued};
 pub use waiting::{Waiting, change_requirements, dues, requirements, waiting};
 
 /// What a change of a run has to know of it, and what the change makes of it.
@@ -178,17 +183,19 @@ impl Standing {
     }
 }
 
-macro_rules! standing {
+macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT id, project_id, flow_version_id, requirement_id, state, message, code, ",
             "transition, epoch, lost, reported, lines, open_tasks, agent_id, session_id, ",
             "claimed_at, lease_until, scheduled_at, started_at, ended_at, result, parameters, ",
-            "timeout_ms FROM flow_run ",
+            "timeout_ms, flow_id, overlap, clock FROM flow_run ",
             $rest
         )
     };
 }
+
+use select;
 
 fn standing(row: &Row) -> Result<Standing, DbError> {
     let result: Option<Json<ResultRef>> = row.get(20)?;
@@ -220,7 +227,7 @@ fn standing(row: &Row) -> Result<Standing, DbError> {
     })
 }
 
-pub(super) static READ: Many = Many::new(standing!("WHERE id IN (VALUES "), "($)", ")");
+pub(super) static READ: Many = Many::new(select!("WHERE id IN (VALUES "), "($)", ")");
 
 /// Reads how runs stand, to change them in this transaction; unknown ones are missing.
 pub async fn read(
@@ -234,16 +241,15 @@ pub async fn read(
 
 /// Reads how the runs stand whose lease ended before `at`, the longest ended first.
 pub async fn lapsed(tx: &mut Tx, at: Timestamp, limit: u32) -> Result<Vec<Standing>, DbError> {
-    let sql = standing!(
-        "WHERE lease_until IS NOT NULL AND lease_until < $1 ORDER BY lease_until LIMIT $2"
-    );
+    let sql =
+        select!("WHERE lease_until IS NOT NULL AND lease_until < $1 ORDER BY lease_until LIMIT $2");
     let rows = tx.rows(sql, args![at, limit]).await?;
     rows.iter().map(standing).collect()
 }
 
 /// Reads how the runs stand that an agent has.
 pub async fn of_agent(tx: &mut Tx, agent: AgentId) -> Result<Vec<Standing>, DbError> {
-    let sql = standing!("WHERE agent_id = $1 AND lease_until IS NOT NULL");
+    let sql = select!("WHERE agent_id = $1 AND lease_until IS NOT NULL");
     let rows = tx.rows(sql, args![agent]).await?;
     rows.iter().map(standing).collect()
 }
@@ -304,31 +310,6 @@ pub async fn apply(tx: &mut Tx, runs: Vec<Standing>) -> Result<(), DbError> {
     transition::add(tx, steps).await
 }
 
-/// Ends the task runs of a run that is over and left some open; the event says how.
-pub async fn end_tasks(tx: &mut Tx, run: &mut Standing, moved: &Move<'_>) -> Result<(), DbError> {
-    if run.open_tasks == 0 {
-        return Ok(());
-    }
-    let mut ended = Vec::new();
-    for (key, mut task) in task_run::read_open(tx, run.id).await? {
-        if task.end_by(moved.event, moved.message, moved.at).is_ok() {
-            run.note(Some((key.1, key.2)), moved, task.state);
-            run.open_tasks = run.open_tasks.saturating_sub(1);
-            ended.push((key, task));
-        }
-    }
-    task_run::put(tx, ended).await
-}
-
-/// Ends the task runs that were left open by a run that is over: crashed as it is, else stopped.
-pub async fn end_left(tx: &mut Tx, run: &mut Standing, moved: Move<'_>) -> Result<(), DbError> {
-    let event = match run.state {
-        State::Crashed => Event::Crash,
-        _ => Event::Stop,
-    };
-    end_tasks(tx, run, &Move { event, ..moved }).await
-}
-
 /// Makes a run that waits again require the root that the results of its finished tasks lie in.
 pub async fn pin_results(tx: &mut Tx, memory: &Memory, run: &mut Standing) -> Result<(), DbError> {
     let Some(result) = task_run::newest_result(tx, run.id).await? else {
@@ -367,6 +348,8 @@ pub struct New {
     pub timeout_ms: u64,
     /// The clock that makes it and the instant it stands for.
     pub clock: Option<(String, Timestamp)>,
+    /// What the schedule of its version says about runs that overlap.
+    pub overlap: Overlap,
     /// The key of the request, and its digest.
     pub idempotency: Option<(String, Digest)>,
     /// Who asks for it.
@@ -383,13 +366,13 @@ impl New {
 
 const ADD: &str = "INSERT INTO flow_run (id, project_id, flow_id, flow_version_id, requirement_id, \
     state, message, parameters, rank, created_at, scheduled_at, timeout_ms, transition, epoch, lost, \
-    reported, lines, open_tasks, clock, nominal_at, idempotency_key, request_digest) \
+    reported, lines, open_tasks, clock, nominal_at, overlap, idempotency_key, request_digest) \
     SELECT $1, f.project_id, f.id, v.id, coalesce($4, v.requirement_id), 'Scheduled', '', $5, $6, $7, \
-    $8, $9, 1, 0, 0, 0, 0, 0, $10, $11, $12, $13 \
+    $8, $9, 1, 0, 0, 0, 0, 0, $10, $11, $12, $13, $14 \
     FROM flow f JOIN flow_version v ON v.flow_id = f.id \
     WHERE f.id = $2 AND v.id = $3 AND NOT f.is_archived ON CONFLICT DO NOTHING; \
     INSERT INTO transition (flow_run_id, number, at, state, message, by_whom, epoch) \
-    SELECT $1, 1, $7, 'Scheduled', '', $14, 0 WHERE changes() > 0";
+    SELECT $1, 1, $7, 'Scheduled', '', $15, 0 WHERE changes() > 0";
 
 /// Adds a run with the first step of its history; answers whether it was added.
 ///
@@ -410,6 +393,7 @@ pub async fn add(tx: &mut Tx, new: &New) -> Result<bool, DbError> {
         new.timeout_ms,
         clock.map(|(name, _)| name),
         clock.map(|(_, at)| *at),
+        Some(new.overlap).filter(|overlap| *overlap != Overlap::Allow),
         key.map(|(key, _)| key),
         key.map(|(_, digest)| *digest),
         &new.by,
@@ -476,16 +460,34 @@ pub struct Candidate {
     pub parameters: Bound,
     /// How long it may take.
     pub timeout_ms: u64,
+    /// Its flow.
+    pub flow_id: FlowId,
+    /// What its schedule says about runs that overlap, if a clock made it and no agent has begun it.
+    pub overlap: Option<Overlap>,
 }
 
-pub(super) const LINE: &str = standing!(
+fn candidate(row: &Row) -> Result<Candidate, DbError> {
+    let Json(parameters) = row.get(21)?;
+    let standing = standing(row)?;
+    let clock: Option<String> = row.get(25)?;
+    let is_new = clock.is_some() && standing.epoch == 0;
+    Ok(Candidate {
+        parameters,
+        timeout_ms: row.get(22)?,
+        flow_id: row.get(23)?,
+        overlap: row.get::<Option<Overlap>>(24)?.filter(|_| is_new),
+        standing,
+    })
+}
+
+pub(super) const LINE: &str = select!(
     "WHERE state = 'Scheduled' AND requirement_id = $1 AND rank = $2 AND scheduled_at <= $3 \
      ORDER BY scheduled_at LIMIT $4"
 );
 
 /// As [`LINE`] without some versions. Only the first of the line are looked at, so that what is left out
 /// costs no more, however much of it waits.
-pub(super) const LINE_WITHOUT: &str = standing!(
+pub(super) const LINE_WITHOUT: &str = select!(
     "WHERE id IN (SELECT n.id FROM flow_run n WHERE n.state = 'Scheduled' \
      AND n.requirement_id = $1 AND n.rank = $2 AND n.scheduled_at <= $3 \
      ORDER BY n.scheduled_at LIMIT 1000) \
@@ -511,16 +513,7 @@ pub async fn line(
         }
     };
     let rows = tx.rows(sql, args).await?;
-    rows.iter()
-        .map(|row| {
-            let Json(parameters) = row.get(21)?;
-            Ok(Candidate {
-                standing: standing(row)?,
-                parameters,
-                timeout_ms: row.get(22)?,
-            })
-        })
-        .collect()
+    rows.iter().map(candidate).collect()
 }
 
 /// Deletes a run that no agent has; answers whether it was deleted.

@@ -10,6 +10,7 @@ use crate::model::id::{FlowId, FlowVersionId, ProjectId};
 use crate::model::label::Labels;
 use crate::model::limit::MIB;
 use crate::model::requirement::Requirement;
+use crate::model::schedule::Overlap;
 use crate::wire::FlowVersion;
 
 /// What never changes about a version, with the names of its flow and project, which do not either.
@@ -42,6 +43,13 @@ pub struct Version {
 }
 
 impl Version {
+    /// Returns what its schedule says about runs that overlap.
+    #[must_use]
+    pub fn overlap(&self) -> Overlap {
+        let schedule = self.definition.schedule.as_ref();
+        schedule.map_or(Overlap::Allow, |schedule| schedule.overlap)
+    }
+
     /// Returns what a run of this version requires, the places of its artifact aside.
     #[must_use]
     pub fn requirement(

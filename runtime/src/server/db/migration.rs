@@ -31,6 +31,16 @@ const ALL: &[(i64, &str, &str)] = &[
         "segment",
         include_str!("../../../migrations/sqlite/0003_segment.sql"),
     ),
+    (
+        4,
+        "drain",
+        include_str!("../../../migrations/sqlite/0004_drain.sql"),
+    ),
+    (
+        5,
+        "overlap and slots",
+        include_str!("../../../migrations/sqlite/0005_overlap_and_slots.sql"),
+    ),
 ];
 
 /// Brings a database up to date.

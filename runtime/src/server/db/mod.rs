@@ -22,6 +22,7 @@ pub mod report;
 pub mod requirement;
 pub mod schedule;
 pub mod segment;
+pub mod slot;
 pub mod task_run;
 pub mod token;
 pub mod transition;

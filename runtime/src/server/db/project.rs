@@ -12,6 +12,7 @@ fn project(row: &Row) -> Result<Project, DbError> {
         name: row.get(1)?,
         description: row.get(2)?,
         created_at: row.get(3)?,
+        slots: row.get(4)?,
     })
 }
 
@@ -27,12 +28,13 @@ pub async fn add(tx: &mut Tx, new: &Project) -> Result<bool, DbError> {
 pub async fn find(tx: &mut Tx, realm: &Realm, text: &str) -> Result<Option<Project>, DbError> {
     let row = match text.parse::<ProjectId>() {
         Ok(id) => {
-            let sql = "SELECT id, name, description, created_at FROM project \
+            let sql = "SELECT id, name, description, created_at, slots FROM project \
                        WHERE id = $1 OR name = $2";
             tx.row(sql, args![id, text]).await?
         }
         Err(_) => {
-            let sql = "SELECT id, name, description, created_at FROM project WHERE name = $1";
+            let sql =
+                "SELECT id, name, description, created_at, slots FROM project WHERE name = $1";
             tx.row(sql, args![text]).await?
         }
     };
@@ -47,7 +49,7 @@ pub async fn list(
     after: &str,
     limit: u32,
 ) -> Result<Vec<Project>, DbError> {
-    let sql = "SELECT id, name, description, created_at FROM project WHERE name > $1 \
+    let sql = "SELECT id, name, description, created_at, slots FROM project WHERE name > $1 \
                AND ($3 IS NULL OR hex(id) IN (SELECT value FROM json_each($3))) \
                ORDER BY name LIMIT $2";
     let rows = tx.rows(sql, args![after, limit, realm.arg()]).await?;

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::DbError;
 use super::tx::{Row, Tx, args};
 use crate::model::id::{FlowId, FlowRunId, FlowVersionId};
+use crate::model::schedule::CatchUp;
 
 /// A flow whose schedule wants looking at.
 #[derive(Clone, Copy, Debug)]
@@ -15,13 +16,22 @@ pub struct Due {
     pub flow_version_id: FlowVersionId,
     /// The instant of the next run, as it was when the schedule was looked at last.
     pub refill_at: Timestamp,
+    /// How missed instants are caught up this once.
+    pub catch_up: Option<CatchUp>,
 }
 
-/// Makes the schedule of a flow active, to be looked at now.
-pub async fn activate(tx: &mut Tx, flow: FlowId, now: Timestamp) -> Result<(), DbError> {
-    let sql = "INSERT INTO schedule (flow_id, refill_at) VALUES ($1, $2) \
-               ON CONFLICT (flow_id) DO UPDATE SET refill_at = excluded.refill_at";
-    tx.run(sql, args![flow, now]).await.map(drop)
+/// Makes the schedule of a flow active, to be looked at now. Instants since `since` are caught up, as
+/// `catch_up` says or else the schedule.
+pub async fn activate(
+    tx: &mut Tx,
+    flow: FlowId,
+    since: Timestamp,
+    catch_up: Option<CatchUp>,
+) -> Result<(), DbError> {
+    let sql = "INSERT INTO schedule (flow_id, refill_at, catch_up) VALUES ($1, $2, $3) \
+               ON CONFLICT (flow_id) DO UPDATE SET refill_at = excluded.refill_at, \
+               catch_up = excluded.catch_up";
+    tx.run(sql, args![flow, since, catch_up]).await.map(drop)
 }
 
 /// Lets the schedule of a flow rest.
@@ -32,7 +42,7 @@ pub async fn deactivate(tx: &mut Tx, flow: FlowId) -> Result<(), DbError> {
 
 /// Lists schedules whose next run is due, with the current versions of their flows.
 pub async fn due(tx: &mut Tx, now: Timestamp, limit: u32) -> Result<Vec<Due>, DbError> {
-    let sql = "SELECT s.flow_id, f.flow_version_id, s.refill_at FROM schedule s \
+    let sql = "SELECT s.flow_id, f.flow_version_id, s.refill_at, s.catch_up FROM schedule s \
                JOIN flow f ON f.id = s.flow_id \
                WHERE s.refill_at IS NOT NULL AND s.refill_at <= $1 ORDER BY s.refill_at LIMIT $2";
     let rows = tx.rows(sql, args![now, limit]).await?;
@@ -41,7 +51,7 @@ pub async fn due(tx: &mut Tx, now: Timestamp, limit: u32) -> Result<Vec<Due>, Db
 
 /// Reads the schedule of one flow, if it still wants looking at.
 pub async fn due_now(tx: &mut Tx, flow: FlowId, now: Timestamp) -> Result<Option<Due>, DbError> {
-    let sql = "SELECT s.flow_id, f.flow_version_id, s.refill_at FROM schedule s \
+    let sql = "SELECT s.flow_id, f.flow_version_id, s.refill_at, s.catch_up FROM schedule s \
                JOIN flow f ON f.id = s.flow_id WHERE s.flow_id = $1 AND s.refill_at <= $2";
     let row = tx.row(sql, args![flow, now]).await?;
     row.as_ref().map(read).transpose()
@@ -52,6 +62,7 @@ fn read(row: &Row) -> Result<Due, DbError> {
         flow_id: row.get(0)?,
         flow_version_id: row.get(1)?,
         refill_at: row.get(2)?,
+        catch_up: row.get(3)?,
     })
 }
 
@@ -64,7 +75,7 @@ pub async fn next(tx: &mut Tx) -> Result<Option<Timestamp>, DbError> {
 
 /// Sets when a schedule wants looking at again; never if there are no more instants.
 pub async fn set_refill(tx: &mut Tx, flow: FlowId, at: Option<Timestamp>) -> Result<(), DbError> {
-    let sql = "UPDATE schedule SET refill_at = $2 WHERE flow_id = $1";
+    let sql = "UPDATE schedule SET refill_at = $2, catch_up = NULL WHERE flow_id = $1";
     tx.run(sql, args![flow, at]).await.map(drop)
 }
 

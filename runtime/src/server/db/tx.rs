@@ -19,6 +19,7 @@ use sqlx::{
 use super::DbError;
 use crate::model::artifact::Digest;
 use crate::model::id::{AgentId, FlowId, FlowRunId, FlowVersionId, ProjectId, SessionId, TokenId};
+use crate::model::schedule::{CatchUp, Overlap};
 use crate::model::state::{Event, State};
 
 /// A connection in the hands of one writing closure, or of one reader.
@@ -251,6 +252,8 @@ arg_from! {
     Digest: digest => Self::Blob(digest.as_bytes().to_vec());
     State: state => Self::Text(state.word().to_owned());
     Event: event => Self::Text(event.word().to_owned());
+    CatchUp: policy => Self::Text(policy.word().to_owned());
+    Overlap: policy => Self::Text(policy.word().to_owned());
     ProjectId: id => Self::Blob(id.as_bytes().to_vec());
     FlowId: id => Self::Blob(id.as_bytes().to_vec());
     FlowVersionId: id => Self::Blob(id.as_bytes().to_vec());
@@ -344,6 +347,8 @@ column! {
     };
     State: cell => cell.text()?.parse().map_err(|why: String| strange(why));
     Event: cell => cell.text()?.parse().map_err(|why: String| strange(why));
+    CatchUp: cell => cell.text()?.parse().map_err(|why: String| strange(why));
+    Overlap: cell => cell.text()?.parse().map_err(|why: String| strange(why));
     ProjectId: cell => Self::from_slice(&cell.blob()?).map_err(strange);
     FlowId: cell => Self::from_slice(&cell.blob()?).map_err(strange);
     FlowVersionId: cell => Self::from_slice(&cell.blob()?).map_err(strange);

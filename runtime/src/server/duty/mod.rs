@@ -7,6 +7,7 @@ pub mod cleaner;
 pub mod rescuer;
 pub mod ringer;
 pub mod scheduler;
+pub mod usher;
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -25,6 +26,7 @@ pub(super) fn start(app: &App) -> Vec<tokio::task::JoinHandle<()>> {
     vec![
         spawn(app, "ringer", ringer::keep),
         spawn(app, "scheduler", scheduler::keep),
+        spawn(app, "usher", usher::keep),
         spawn(app, "rescuer", rescuer::keep),
         spawn(app, "cleaner", cleaner::keep),
     ]

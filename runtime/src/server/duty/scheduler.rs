@@ -3,7 +3,7 @@
 //! Each (flow, clock, nominal instant) makes one run, by a unique index; so the scheduler may run as
 //! often and in as many servers as it likes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -12,7 +12,7 @@ use super::{note, rest};
 use crate::model::id::FlowId;
 use crate::model::limit::RUN_WALL_MS;
 use crate::model::parameter;
-use crate::model::schedule::{Schedule, Tick};
+use crate::model::schedule::{CatchUp, Overlap, Schedule, Tick};
 use crate::model::state::Event;
 use crate::server::app::App;
 use crate::server::db::flow_run::{self, Move, New};
@@ -20,6 +20,7 @@ use crate::server::db::memory::{Memory, Version};
 use crate::server::db::schedule::{self, Due};
 use crate::server::db::tx::Tx;
 use crate::server::db::{DbError, flow_version, left_out};
+use crate::server::overlap::{self, Settled};
 
 /// How many instants ahead runs are made for.
 const AHEAD: usize = 10;
@@ -31,6 +32,8 @@ const BATCH: u32 = 200;
 const REST_MAX: Duration = Duration::from_secs(10);
 /// A schedule that is looked at so late was missed: no server was up.
 const MISSED: SignedDuration = SignedDuration::from_secs(30);
+/// Most missed instants of one schedule that are caught up.
+const CAUGHT_UP_MAX: usize = 1_000;
 /// How long it waits before it tries a schedule again that could not be filled.
 const AGAIN: SignedDuration = SignedDuration::from_secs(1);
 
@@ -86,39 +89,49 @@ pub async fn schedule_all(app: &App) -> Result<Option<Timestamp>, DbError> {
                 failed.insert(one.flow_id);
                 continue;
             };
-            for (requirement_id, at) in made {
+            for (requirement_id, at) in made.runs {
                 app.announce(requirement_id, at, 1).await;
             }
+            app.tell_settled(&made.settled);
         }
     }
 }
 
-/// Makes the runs ahead of one schedule, and deals with those that were missed; answers with the
-/// requirement and due time of each run that it made.
+/// What a look at one schedule came to.
+#[derive(Default)]
+struct Filled {
+    /// The requirement and due time of each run that was made.
+    runs: Vec<(i64, Timestamp)>,
+    /// What was decided about runs that are due.
+    settled: Settled,
+}
+
+/// Makes the runs ahead of one schedule, and deals with those that were missed or may not overlap.
 async fn fill(
     tx: &mut Tx,
     memory: &Memory,
     flow: FlowId,
     now: Timestamp,
-) -> Result<Vec<(i64, Timestamp)>, DbError> {
+) -> Result<Filled, DbError> {
     // Read anew: since it was listed, the flow may have been paused or registered again.
     let Some(due) = schedule::due_now(tx, flow, now).await? else {
-        return Ok(Vec::new());
+        return Ok(Filled::default());
     };
     let version = memory.version(tx, due.flow_version_id).await?;
     let version = version.ok_or(DbError::Raced)?;
     let Some(rule) = &version.definition.schedule else {
         schedule::deactivate(tx, due.flow_id).await?;
-        return Ok(Vec::new());
+        return Ok(Filled::default());
     };
     let left_out = left_out::list(tx, due.flow_id).await?;
     let is_wanted = |tick: &Tick| !left_out.contains(&(tick.clock.clone(), tick.at));
     let ahead = rule.next_after(now, AHEAD);
     let mut wanted = Vec::new();
-    if now.duration_since(due.refill_at) > MISSED {
-        let newest = newest_missed(rule, due.refill_at, now, is_wanted);
-        leave_out_missed(tx, due, newest.as_ref(), now).await?;
-        wanted.extend(newest);
+    if due.catch_up.is_some() || now.duration_since(due.refill_at) > MISSED {
+        let policy = due.catch_up.unwrap_or(rule.catch_up);
+        let caught_up = missed(rule, policy, due.refill_at, now, is_wanted);
+        leave_out_missed(tx, due, policy, &caught_up, now).await?;
+        wanted.extend(caught_up);
     } else {
         // What became due after that one, in case so many were not made ahead.
         let since = rule.next_after(due.refill_at, SINCE);
@@ -128,9 +141,11 @@ async fn fill(
     wanted.retain(is_wanted);
     let requirement_id = flow_version::requirement_id(tx, version.id).await?;
     let mut made = Vec::new();
-    for tick in wanted {
+    for (nth, tick) in (0..).zip(wanted) {
         let at = tick.at;
-        if make(tx, &version, tick, now).await? {
+        // Ids are in the order of due times, also of runs that are made late and all at once.
+        let made_at = now + SignedDuration::from_millis(nth);
+        if make(tx, &version, tick, made_at).await? {
             made.push((requirement_id, at));
         }
     }
@@ -139,7 +154,14 @@ async fn fill(
     }
     let next = ahead.first().map(|tick| tick.at);
     schedule::set_refill(tx, due.flow_id, next).await?;
-    Ok(made)
+    let settled = match version.overlap() {
+        Overlap::Allow => Settled::default(),
+        _ => overlap::settle(tx, due.flow_id, now).await?,
+    };
+    Ok(Filled {
+        runs: made,
+        settled,
+    })
 }
 
 /// Makes the run of an instant; answers whether there was none.
@@ -169,64 +191,78 @@ pub(crate) async fn make(
         scheduled_at: tick.at,
         timeout_ms: RUN_WALL_MS,
         clock: Some((tick.clock, tick.at)),
+        overlap: version.overlap(),
         idempotency: None,
         by: "server".to_owned(),
     };
     flow_run::add(tx, &new).await
 }
 
-/// Finds the newest instant that passed while no server was up, of those that are wanted.
+/// Finds the instants that were missed and are to be caught up, the earlier ones first.
 ///
 /// Years of a schedule that ticks each second are not walked through: when there are too many
 /// instants the search begins anew an hour ago.
-fn newest_missed(
+fn missed(
     rule: &Schedule,
+    policy: CatchUp,
     from: Timestamp,
     now: Timestamp,
     is_wanted: impl Fn(&Tick) -> bool,
-) -> Option<Tick> {
+) -> Vec<Tick> {
     const STEP: usize = 1_000;
     const STEPS: usize = 20;
+    let most = match policy {
+        CatchUp::Last => 1,
+        CatchUp::All => CAUGHT_UP_MAX,
+        CatchUp::Skip => return Vec::new(),
+    };
     let hour_ago = now
         .saturating_sub(SignedDuration::from_hours(1))
         .unwrap_or(from);
     for start in [from, hour_ago.max(from)] {
-        let mut newest: Option<Tick> = None;
+        let mut newest: VecDeque<Tick> = VecDeque::new();
         let before = start.saturating_sub(SignedDuration::from_micros(1));
         let mut at = before.unwrap_or(start);
         for _ in 0..STEPS {
             let ticks = rule.next_after(at, STEP);
             let passed = ticks.partition_point(|tick| tick.at <= now);
-            let mut latest_first = ticks[..passed].iter().rev();
-            newest = latest_first
-                .find(|tick| is_wanted(tick))
-                .cloned()
-                .or(newest);
+            for tick in ticks[..passed].iter().filter(|tick| is_wanted(tick)) {
+                newest.push_back(tick.clone());
+                if newest.len() > most {
+                    newest.pop_front();
+                }
+            }
             if passed < STEP {
-                return newest;
+                return newest.into();
             }
             at = ticks[passed - 1].at;
         }
     }
-    None
+    Vec::new()
 }
 
-/// Cancels the runs for instants that were missed, but the newest, as the catch-up rule says.
+/// Cancels the runs for instants that were missed and are not caught up.
 async fn leave_out_missed(
     tx: &mut Tx,
     due: Due,
-    newest: Option<&Tick>,
+    policy: CatchUp,
+    caught_up: &[Tick],
     now: Timestamp,
 ) -> Result<(), DbError> {
-    let newest = newest.map(|tick| tick.at);
+    let message = match policy {
+        CatchUp::Last => "missed while no server was up; only the newest is made up for",
+        CatchUp::All => "missed while no server was up; only the newest thousand are made up for",
+        CatchUp::Skip => "missed while no server was up; none is made up for",
+    };
+    let is_caught_up = |at: Timestamp| caught_up.iter().any(|tick| tick.at == at);
     // What was due before that only waits for an agent: a server was up to see it.
     let passed = schedule::passed(tx, due.flow_id, due.refill_at, now).await?;
-    let older = passed.into_iter().filter(|(_, at)| Some(*at) != newest);
-    let mut runs = flow_run::read(tx, older.map(|(id, _)| id)).await?;
+    let others = passed.into_iter().filter(|(_, at)| !is_caught_up(*at));
+    let mut runs = flow_run::read(tx, others.map(|(id, _)| id)).await?;
     for run in &mut runs {
         let cancel = Move {
             event: Event::Cancel,
-            message: "missed while no server was up; only the newest is made up for",
+            message,
             code: None,
             at: now,
             by: "server",
@@ -265,6 +301,7 @@ mod tests {
                 id: ProjectId::at(0, 1),
                 name: "demo".to_owned(),
                 description: String::new(),
+                slots: None,
                 created_at: NOW,
             };
             let new = project.clone();
@@ -325,7 +362,8 @@ mod tests {
             let made = self
                 .db
                 .write(move |tx| Box::pin(async move { fill(tx, &memory, flow, NOW).await }));
-            let mut made: Vec<_> = made.await.unwrap().into_iter().map(|(_, at)| at).collect();
+            let made = made.await.unwrap().runs;
+            let mut made: Vec<_> = made.into_iter().map(|(_, at)| at).collect();
             made.sort();
             made
         }
@@ -338,7 +376,7 @@ mod tests {
         let flow = house.listed().await[0];
         let pause = house.db.write(move |tx| {
             Box::pin(async move {
-                flow::set_paused(tx, flow, true).await?;
+                flow::pause(tx, flow, NOW).await?;
                 schedule::deactivate(tx, flow).await
             })
         });

@@ -1,0 +1,78 @@
+//! Agents as others see them, and what others want of them.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::model::id::{AgentId, FlowRunId};
+use crate::model::requirement::Offer;
+use crate::model::state::State;
+
+/// An agent as others see it.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Agent {
+    /// Its id.
+    pub id: AgentId,
+    /// Its name.
+    pub name: String,
+    /// The host it runs on.
+    pub hostname: String,
+    /// Its version.
+    pub version: String,
+    /// The protocol that it and the server speak.
+    pub protocol: u32,
+    /// What it offers: labels, roots, projects, grants, limits, abilities.
+    pub offer: Offer,
+    /// How many runs it takes at one time.
+    pub slots: u32,
+    /// How many it could take now beside those that it has.
+    pub free_slots: u32,
+    /// The runs it has now.
+    pub flow_runs: Vec<AgentRun>,
+    /// When it was last heard of.
+    pub seen_at: Timestamp,
+    /// Whether it polls now.
+    pub is_polling: bool,
+    /// Whether it takes no more runs, and finishes those that it has. One that neither polls nor leaves
+    /// is gone.
+    pub is_leaving: bool,
+    /// What it was told from afar, until it is started anew: to end, and how.
+    pub drain: Option<Drain>,
+}
+
+/// A run that an agent has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AgentRun {
+    /// The run's id.
+    pub id: FlowRunId,
+    /// The same again, so that it can be told from other ids in one object.
+    pub flow_run_id: FlowRunId,
+    /// The flow's name.
+    pub flow: String,
+    /// The project's name.
+    pub project: String,
+    /// Where the run stands.
+    pub state: State,
+}
+
+/// How an agent ends that takes no more runs.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Drain {
+    /// When the runs that it has are over.
+    #[default]
+    Finish,
+    /// At once: it gives back what it has.
+    Now,
+}
+
+/// Asks for an agent to take no more runs, and to end.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewDrain {
+    /// How; nobody can ask for less than somebody did before.
+    #[serde(default)]
+    pub how: Drain,
+}
