@@ -249,12 +249,17 @@ impl Schedule {
                 if clock.ends_at.is_some_and(|end| next > end) || found == count {
                     break;
                 }
-                if sieves.iter().all(|sieve| sieve.lets(next)) {
-                    found += 1;
-                    ticks.push(Tick {
-                        at: next,
-                        clock: clock.name.clone(),
-                    });
+                let closed = sieves.iter().filter(|sieve| !sieve.lets(next));
+                match closed.map(|sieve| sieve.opening(next)).max() {
+                    None => {
+                        found += 1;
+                        ticks.push(Tick {
+                            at: next,
+                            clock: clock.name.clone(),
+                        });
+                    }
+                    // What ticks before it is left out, too; a tick at that very instant is not.
+                    Some(opening) => at = at.max(just_before(opening)),
                 }
             }
         }
@@ -276,6 +281,8 @@ const CLOCKS_MAX: usize = 64;
 const FILTERS_MAX: usize = 16;
 /// Most candidates that one clock is asked for in one search.
 const CANDIDATES_MAX: usize = 10_000;
+/// Changes of a zone's offset in which a day left out is looked for: more than five years have.
+const CHANGES_MAX: usize = 64;
 /// How far ahead a search looks: five years.
 const SEARCH: i64 = 5 * 366 * 24;
 /// The shortest interval in milliseconds.
@@ -284,19 +291,20 @@ const INTERVAL_MS_MIN: u64 = 1_000;
 const INTERVAL_MS_MAX: u64 = 100 * 366 * 24 * 60 * 60 * 1_000;
 
 /// A clock, ready to be asked.
-struct Beat<'a> {
-    rule: Kind<'a>,
+struct Beat {
+    rule: Kind,
     starts_at: Option<Timestamp>,
 }
 
-enum Kind<'a> {
+enum Kind {
     Interval(i64),
     Cron(Box<croner::Cron>, TimeZone),
-    Dates(&'a [Timestamp]),
+    /// In order.
+    Dates(Vec<Timestamp>),
 }
 
-impl<'a> Beat<'a> {
-    fn of(clock: &'a Clock) -> Result<Self, String> {
+impl Beat {
+    fn of(clock: &Clock) -> Result<Self, String> {
         let rule = match &clock.rule {
             Rule::IntervalMs(ms) if (INTERVAL_MS_MIN..=INTERVAL_MS_MAX).contains(ms) => {
                 Kind::Interval(i64::try_from(*ms).unwrap_or(i64::MAX))
@@ -307,7 +315,11 @@ impl<'a> Beat<'a> {
                 ));
             }
             Rule::Cron { line, time_zone } => Kind::Cron(Box::new(cron(line)?), zone(time_zone)?),
-            Rule::Dates(dates) if (1..=CANDIDATES_MAX).contains(&dates.len()) => Kind::Dates(dates),
+            Rule::Dates(dates) if (1..=CANDIDATES_MAX).contains(&dates.len()) => {
+                let mut dates = dates.clone();
+                dates.sort_unstable();
+                Kind::Dates(dates)
+            }
             Rule::Dates(dates) => {
                 return Err(format!(
                     "{} dates; 1 to {CANDIDATES_MAX} are allowed",
@@ -339,11 +351,21 @@ impl<'a> Beat<'a> {
                 Timestamp::from_microsecond(next).ok()
             }
             Kind::Cron(cron, zone) => {
-                let after = after.to_zoned(zone.clone());
-                let next = cron.find_next_occurrence(&after, false).ok()?;
+                let local = after.to_zoned(zone.clone());
+                let next = match cron.find_next_occurrence(&local, false) {
+                    Ok(next) => next,
+                    // There is none, or it would be on a day that the zone has left out.
+                    Err(_) => {
+                        let local = day_left_out(zone, after)?.to_zoned(zone.clone());
+                        cron.find_next_occurrence(&local, true).ok()?
+                    }
+                };
                 Some(next.timestamp())
             }
-            Kind::Dates(dates) => dates.iter().copied().filter(|date| *date > after).min(),
+            Kind::Dates(dates) => {
+                let passed = dates.partition_point(|date| *date <= after);
+                dates.get(passed).copied()
+            }
         }
     }
 }
@@ -364,6 +386,23 @@ fn cron(line: &str) -> Result<croner::Cron, String> {
         .build()
         .parse(line)
         .map_err(|why| bad(&why))
+}
+
+/// Returns the first instant after a day that a zone has left out: it went over the date line.
+fn day_left_out(zone: &TimeZone, after: Timestamp) -> Option<Timestamp> {
+    const HALF_DAY: i32 = 12 * 60 * 60;
+    let mut changes = zone.following(after).take(CHANGES_MAX);
+    changes
+        .find(|change| {
+            let before = zone.to_offset(just_before(change.timestamp()));
+            change.offset().seconds() - before.seconds() > HALF_DAY
+        })
+        .map(|change| change.timestamp())
+}
+
+fn just_before(at: Timestamp) -> Timestamp {
+    at.saturating_sub(jiff::SignedDuration::from_micros(1))
+        .unwrap_or(Timestamp::MIN)
 }
 
 fn zone(name: &str) -> Result<TimeZone, String> {
@@ -408,7 +447,12 @@ impl Sieve {
                 from,
                 until,
                 time_zone,
-            } => (SieveKind::Times(time(from)?, time(until)?), time_zone),
+            } => match (time(from)?, time(until)?) {
+                (from, until) if from == until => {
+                    return Err("between two equal times nothing is let through".to_owned());
+                }
+                (from, until) => (SieveKind::Times(from, until), time_zone),
+            },
             Filter::SkipDates { dates, time_zone } => {
                 let dates: Result<_, _> = dates.iter().map(|date| date.parse::<Date>()).collect();
                 let dates = dates.map_err(|why| format!("dates are `yyyy-mm-dd`: {why}"))?;
@@ -419,6 +463,29 @@ impl Sieve {
             zone: zone(time_zone)?,
             kind,
         })
+    }
+
+    /// Returns an instant after one that it does not let, before which it lets none.
+    ///
+    /// Where the zone changes its offset it may be early: the search then looks again from there.
+    fn opening(&self, at: Timestamp) -> Timestamp {
+        let there = at.to_zoned(self.zone.clone());
+        let first = match &self.kind {
+            SieveKind::Times(from, _) if there.time() < *from => there.date().to_datetime(*from),
+            SieveKind::Times(from, _) => match there.date().tomorrow() {
+                Ok(tomorrow) => tomorrow.to_datetime(*from),
+                Err(_) => return Timestamp::MAX,
+            },
+            _ => match there.date().tomorrow() {
+                Ok(tomorrow) => tomorrow.to_datetime(Time::midnight()),
+                Err(_) => return Timestamp::MAX,
+            },
+        };
+        let first = self.zone.to_timestamp(first).unwrap_or(Timestamp::MAX);
+        match self.zone.following(at).next() {
+            Some(change) => first.min(change.timestamp()),
+            None => first,
+        }
     }
 
     fn lets(&self, at: Timestamp) -> bool {

@@ -194,9 +194,9 @@ fn clocks_that_meet_make_a_tick_each_and_count_as_one_instant() {
     assert!(three.next_after(ticks[0].at, 0).is_empty());
 }
 
-/// The last candidate that a search asks about is the ten thousandth of a clock.
+/// What a filter leaves out is passed over at once, and what never comes is not looked for without end.
 #[test]
-fn a_search_ends_after_so_many_candidates() {
+fn a_search_passes_over_what_is_left_out_and_ends() {
     let at = |second: i64| {
         let midnight: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         midnight.checked_add(second.seconds()).unwrap()
@@ -207,7 +207,12 @@ fn a_search_ends_after_so_many_candidates() {
     let every_second = schedule(&[json!({"interval_ms": 1_000})], filter);
     let noon = 12 * 60 * 60;
     assert_eq!(every_second.next_after(at(noon - max), 1).len(), 1);
-    assert_eq!(every_second.next_after(at(noon - max - 1), 1).len(), 0);
+    let far = every_second.next_after(at(noon - max - 1), 1);
+    assert_eq!(
+        far[0].at,
+        at(noon),
+        "further away than candidates are asked about"
+    );
     // Filters that let nothing through at all, and every clock that there may be.
     let never = json!([
         {"weekdays": {"days": [1], "time_zone": "Asia/Kathmandu"}},
@@ -215,4 +220,35 @@ fn a_search_ends_after_so_many_candidates() {
     ]);
     let yearly = schedule(&[cron("0 0 1 1 *", "UTC")], never);
     assert!(yearly.next_after(at(0), 5).is_empty());
+}
+
+/// Samoa went over the date line and had no 30 December 2011, and so no noon on that day.
+#[test]
+fn a_cron_line_goes_on_after_a_day_that_its_zone_left_out() {
+    let noon = schedule(&[cron("0 12 * * *", "Pacific/Apia")], json!([]));
+    assert_eq!(
+        next(&noon, "2011-12-29T00:00:00Z", 3),
+        ["2011-12-29 22:00", "2011-12-30 22:00", "2011-12-31 22:00"]
+    );
+}
+
+/// On a Saturday, Monday is further away than the candidates of one search.
+#[test]
+fn a_quick_clock_is_found_behind_a_filter() {
+    let filter = json!([{"weekdays": {"days": [1, 2, 3, 4, 5], "time_zone": "UTC"}}]);
+    let quick = schedule(&[json!({"interval_ms": 10_000})], filter);
+    assert_eq!(
+        next(&quick, "2026-11-28T00:00:00Z", 1),
+        ["2026-11-30 00:00"]
+    );
+}
+
+/// The same instant as from and until lets nothing through.
+#[test]
+fn a_window_of_nothing_is_refused() {
+    let filter =
+        json!([{"between_times": {"from": "06:00", "until": "06:00", "time_zone": "UTC"}}]);
+    let json = json!({"clocks": [{"name": "c", "rule": minutes(15)}], "filters": filter});
+    let schedule: Schedule = serde_json::from_value(json).unwrap();
+    assert!(schedule.check(&[]).is_err());
 }
