@@ -234,20 +234,19 @@ impl App {
             if is_full || !self.may_take(tx, session, head.requirement_id).await? {
                 continue;
             }
-            for run in flow_run::queued(tx, &head, count as u32).await? {
-                if shunned.contains(&run.standing.flow_version_id) {
-                    continue;
+            let mut runs = flow_run::queued(tx, &head, count as u32).await?;
+            runs.retain(|run| !shunned.contains(&run.standing.flow_version_id));
+            // Of those that may not overlap only the first can be the next of its flow.
+            let first = runs.iter().find(|run| run.overlap.is_some());
+            let next = match first.map(|run| run.standing.id) {
+                Some(id) => {
+                    let before = overlap::before(tx, head.flow_id, id, now).await?;
+                    Some(id).filter(|_| before.is_none())
                 }
-                let is_held = match run.overlap {
-                    Some(_) => overlap::before(tx, run.flow_id, run.standing.id, now)
-                        .await?
-                        .is_some(),
-                    None => false,
-                };
-                if !is_held {
-                    open.entry(head.rank).or_default().push(run);
-                }
-            }
+                None => None,
+            };
+            runs.retain(|run| run.overlap.is_none() || Some(run.standing.id) == next);
+            open.entry(head.rank).or_default().extend(runs);
         }
         Ok(open)
     }
