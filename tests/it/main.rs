@@ -28,4 +28,5 @@ mod retention;
 mod rude;
 mod server;
 mod storages;
+mod storm;
 mod tidy;

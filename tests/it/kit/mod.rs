@@ -4,6 +4,7 @@ pub(crate) mod faults;
 pub(crate) mod guests;
 pub(crate) mod local;
 pub(crate) mod program;
+pub(crate) mod proxy;
 pub(crate) mod servers;
 pub(crate) mod transcript;
 pub(crate) mod witness;

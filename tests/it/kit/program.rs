@@ -2,6 +2,7 @@
 //!
 //! One folder is the `WAFT_HOME` of all of them, so none needs to be told where the others are.
 
+use std::fs::OpenOptions;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -76,8 +77,13 @@ impl Processes {
             &listen,
             "--lease",
             &self.lease,
+            "-v",
         ]);
-        self.server = Some(Process::spawn(&mut command));
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.server_log());
+        self.server = Some(Process::spawn(command.stderr(log.unwrap())));
         let client = &self.client;
         let up = async {
             while client.health().await.is_err() {
@@ -87,6 +93,11 @@ impl Processes {
         patient("the server to answer", up).await;
     }
 
+    /// Returns the file to which the server, in all its lives, writes what it says to people.
+    pub(crate) fn server_log(&self) -> PathBuf {
+        self.folder.path().join("server.log")
+    }
+
     /// Kills the server with `kill -9`.
     pub(crate) fn kill_server(&mut self) {
         drop(self.server.take());
@@ -94,10 +105,16 @@ impl Processes {
 
     /// Starts an agent that lets guests see `/out`, and read `/data`.
     pub(crate) fn agent(&self, name: &str) -> Process {
+        self.agent_with(name, &[])
+    }
+
+    /// Starts such an agent with more words.
+    pub(crate) fn agent_with(&self, name: &str, words: &[&str]) -> Process {
         let out = format!("{}::/out:rw", self.out().display());
         let data = format!("{}::/data:ro", self.data().display());
         let mut command = self.waft(["agent", "start", "--name", name]);
-        Process::spawn(command.args(["--allow-dir", &out, "--allow-dir", &data]))
+        command.args(["--allow-dir", &out, "--allow-dir", &data]);
+        Process::spawn(command.args(words))
     }
 
     /// Starts a command of the program, and returns the file to which it writes what it says to people.
@@ -139,6 +156,11 @@ impl Processes {
         self.folder.path()
     }
 
+    /// Returns where the server listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.listen
+    }
+
     /// Returns the token of the first user.
     pub(crate) fn token(&self) -> &str {
         &self.token
@@ -157,6 +179,15 @@ impl Processes {
             .env_remove("WAFT__SERVER__URL")
             .env_remove("WAFT__SERVER__TOKEN");
         command
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let said = lines_of(&self.server_log()).join("\n");
+            println!("what the server said:\n{said}");
+        }
     }
 }
 
@@ -212,6 +243,11 @@ impl Process {
             }
         };
         patient("the process to end", ended).await
+    }
+
+    /// Tells whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
     }
 
     fn signal(&self, signal: Signal) {

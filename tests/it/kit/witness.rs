@@ -285,7 +285,7 @@ impl Witness {
 }
 
 /// Replays a history by the one table of the lifecycle.
-fn history_faults(steps: &[Transition], end: State) -> Vec<String> {
+pub(crate) fn history_faults(steps: &[Transition], end: State) -> Vec<String> {
     let mut faults = Vec::new();
     let mut places: HashMap<Option<TaskRunKey>, State> = HashMap::new();
     for (nth, step) in steps.iter().enumerate() {
