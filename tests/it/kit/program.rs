@@ -183,6 +183,7 @@ impl Processes {
 }
 
 impl Drop for Processes {
+    #[expect(clippy::print_stdout, reason = "whoever looks for the fault needs it")]
     fn drop(&mut self) {
         if std::thread::panicking() {
             let said = lines_of(&self.server_log()).join("\n");
