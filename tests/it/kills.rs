@@ -5,6 +5,8 @@
 //! others with the real program and `kill -9`.
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::time::Duration;
 
 use expect_test::expect;
@@ -22,6 +24,8 @@ use crate::kit::world::{LEASE, World};
 const SECOND: Duration = Duration::from_secs(1);
 /// The lease in stories with real time.
 const SHORT_LEASE: Duration = Duration::from_secs(3);
+/// A lease that lasts through an outage.
+const LONG_LEASE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_outlives_its_agent() {
@@ -117,6 +121,45 @@ async fn kill_9_of_the_server_in_mid_run() {
     assert_eq!(ended.claims, 1, "the agent kept its run");
     assert_steps(&lines_of(&world.out_log()), 0);
     assert_in_order(&world).await;
+    assert_eq!(mira.terminate().await, Some(0));
+}
+
+/// What its agent finished while the server was away is known after the death of both: it lay on disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_9_of_the_agent_while_the_server_is_away() {
+    let mut world = Processes::start(LONG_LEASE).await;
+    world.register("sides").await;
+    let mira = world.agent("mira");
+    let run = world.run("sides", json!({"millis": 1_000})).await;
+    lines(&world.out_log(), 1).await;
+
+    world.kill_server();
+    // The first two steps have ended, and so has the wait for an answer; the third is at work.
+    lines(&world.out_log(), 5).await;
+    let spool = world.home().join("agents/mira.spool");
+    let spooled = async {
+        while lines_of(&spool)
+            .iter()
+            .filter(|line| line.contains("\"succeed\""))
+            .count()
+            < 2
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    patient("both ends in the spool", spooled).await;
+    mira.kill();
+    // Whoever is killed while it writes leaves half a line.
+    let torn = OpenOptions::new().append(true).open(&spool);
+    torn.unwrap().write_all(b"{\"lease\":").unwrap();
+    world.start_server().await;
+    let mira = world.agent("mira");
+
+    let ended = world.ends_as(run, State::Success).await;
+    assert_eq!((ended.claims, world.result(&ended)), (2, json!(3)));
+    assert_steps(&lines_of(&world.out_log()), 1);
+    assert_in_order(&world).await;
+    assert!(!spool.exists(), "what is delivered is forgotten");
     assert_eq!(mira.terminate().await, Some(0));
 }
 

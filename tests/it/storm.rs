@@ -32,13 +32,13 @@ const LEASE: Duration = Duration::from_secs(3);
 const WRETCHED: u32 = 9;
 /// Time from one fault to the next.
 const BEAT: Duration = Duration::from_secs(1);
-/// After the last fault: a few leases, and the work that is left.
-const CALM: Duration = Duration::from_secs(120);
+/// After the last fault: a few leases, and the work that is left, on a machine that has other work too.
+const CALM: Duration = Duration::from_secs(300);
 const AGENTS: usize = 3;
 /// Runs of an agent at one time: so many are hit by one fault.
 const SLOTS: &str = "16";
 /// Milliseconds that each of the five tasks of a run works.
-const WORK_MS: u64 = 100;
+const WORK_MS: u64 = 30;
 
 /// The agent that holds to nothing.
 const GHOST: &str = "ghost";
@@ -122,6 +122,11 @@ async fn a_storm_on_a_server_with_its_file() {
     let asked = asked.await.unwrap();
     calm.send_replace(true);
     let ended = tokio::time::timeout(CALM, all_end(&world, &asked)).await;
+    assert!(
+        ended.is_ok(),
+        "runs are stuck after the storm of seed {}",
+        size.seed
+    );
     let ghost = ghost.await.unwrap();
     let runs = world.runs().await;
     let (report, mut wrong) = Report::of(&world, &asked, &runs).await;
@@ -134,7 +139,7 @@ async fn a_storm_on_a_server_with_its_file() {
     assert!(stale > 0, "nothing stale was tried");
     let (count, told) = (wrong.len(), wrong.iter().take(TOLD_MAX));
     assert!(
-        ended.is_ok() && wrong.is_empty(),
+        wrong.is_empty(),
         "the storm of seed {} did harm to {count} runs:\n{}",
         size.seed,
         told.map(String::as_str).collect::<Vec<_>>().join("\n")

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
+use super::spool::Spool;
 use crate::model::flow::is_name;
 use crate::model::id::SessionId;
 
@@ -18,6 +19,7 @@ use crate::model::id::SessionId;
 pub(crate) struct NameLock {
     _file: File,
     note: SessionNote,
+    spool: PathBuf,
 }
 
 /// Where the session of the process is written down that has the name.
@@ -52,6 +54,7 @@ impl NameLock {
             Ok(()) => Ok(Self {
                 _file: file,
                 note: SessionNote(folder.join(format!("{name}.session"))),
+                spool: folder.join(format!("{name}.spool")),
             }),
             Err(TryLockError::WouldBlock) => bail!(
                 "an agent named `{name}` is already running with this WAFT_HOME; give this one another name: --name NAME"
@@ -60,6 +63,11 @@ impl NameLock {
                 Err(error).with_context(|| format!("cannot lock `{}`", path.display()))
             }
         }
+    }
+
+    /// Returns the file of its spool.
+    pub(crate) fn spool(&self) -> Spool {
+        Spool::at(self.spool.clone())
     }
 
     /// Returns where to write the session down.

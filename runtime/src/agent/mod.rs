@@ -19,6 +19,7 @@ mod report;
 mod session;
 mod settings;
 mod slots;
+mod spool;
 mod sweeper;
 
 use std::any::Any;
@@ -51,6 +52,7 @@ use ready::Shelf;
 use report::{Queue, Reports};
 use session::{Roots, Session};
 use slots::Slots;
+use spool::Spool;
 use sweeper::{Sweep, Sweeper};
 
 /// How long a stop at once may take to give the runs back, and any stop to say that it leaves.
@@ -160,6 +162,8 @@ impl Agent {
         let hello = hello(&settings);
         let clock = settings.clock.clone();
         let note = lock.note();
+        let mut spool = lock.spool();
+        report::deliver_left(&settings.client, &hello, &note, &mut spool).await?;
         let opening = Session::open(settings.client, clock.clone(), hello, note, roots);
         let (session, opened) = opening.await?;
         let lease = Duration::from_secs(u64::from(opened.lease_seconds));
@@ -184,16 +188,16 @@ impl Agent {
             is_once: settings.is_once,
             panics: AtomicU64::new(0),
         });
-        let work = tokio::spawn(agent.clone().work(queue, sweep, lock));
+        let work = tokio::spawn(agent.clone().work(queue, spool, sweep, lock));
         Ok(Running { agent, work, name })
     }
 
     /// Works until it is stopped, and ends when everything that can be told is told.
-    async fn work(self: Arc<Self>, queue: Queue, sweep: Sweep, _lock: NameLock) {
+    async fn work(self: Arc<Self>, queue: Queue, spool: Spool, sweep: Sweep, _lock: NameLock) {
         // Told reports are many, so their delivery has a thread of its own.
         let mut delivery = JoinSet::new();
         let agent = self.clone();
-        delivery.spawn(async move { report::deliver(queue, &agent.session).await });
+        delivery.spawn(async move { report::deliver(queue, &agent.session, spool).await });
         let beside = async {
             tokio::join!(
                 poller::listen(&self),

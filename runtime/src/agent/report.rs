@@ -3,19 +3,25 @@
 //! One queue an agent. Whatever waits when the server has answered goes out together, so a busy
 //! agent sends few large requests and an idle one sends at once. The queue is bounded: a flow that
 //! talks faster than the server listens waits. A report is repeated until the server accepts it or
-//! says that the lease is lost; the number it carries under its claim makes a repeat harmless.
+//! says that the lease is lost; the number it carries under its claim makes a repeat harmless. While the
+//! server does not answer, reports are in the [`Spool`] too, so that they outlive this process.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
 use super::lease::{Hold, Lease};
-use super::session::Session;
+use super::lock::SessionNote;
+use super::session::{Session, say_hello};
+use super::spool::Spool;
+use crate::client::{Client, ClientError, Refused};
 use crate::model::run::{CardContent, Happening};
-use crate::wire::{Report, ReportBatch};
+use crate::wire::{NewSession, Report, ReportBatch};
 
 /// Reports that may wait: a few batches, so that the server is never the one who waits.
 const WAITING_MAX: usize = 4_096;
@@ -25,6 +31,8 @@ const BATCH_REPORTS_MAX: usize = 1_000;
 const BATCH_BYTES_MAX: usize = 512 * 1024;
 /// What a report weighs beside its texts.
 const REPORT_BYTES: usize = 256;
+/// How long the server may take before what waits is written to disk.
+const SPOOL_AFTER: Duration = Duration::from_millis(500);
 /// The longest pause between two tries: what is finished should be known soon after an outage.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
@@ -91,23 +99,149 @@ impl Reports {
     }
 }
 
-/// Sends what is told, for as long as the agent lives.
-pub(crate) async fn deliver(mut queue: Queue, session: &Session) {
-    let mut waiting = VecDeque::new();
-    loop {
-        if waiting.is_empty() {
-            waiting.extend(queue.0.recv().await);
+/// Sends what is told, for as long as the agent lives; what waits while the server does not answer is in the
+/// spool too.
+pub(crate) async fn deliver(queue: Queue, session: &Session, spool: Spool) {
+    let mut delivery = Delivery {
+        queue: queue.0,
+        waiting: VecDeque::new(),
+        spool,
+        spooled: 0,
+    };
+    while let Some(batch) = delivery.next_batch().await {
+        let settled = settle(&batch, session);
+        tokio::pin!(settled);
+        tokio::select! {
+            biased;
+            () = &mut settled => {}
+            never = async {
+                session.sleep(SPOOL_AFTER).await;
+                delivery.outlast(&batch).await
+            } => match never {},
         }
-        while waiting.len() < BATCH_REPORTS_MAX
-            && let Ok(more) = queue.0.try_recv()
-        {
-            waiting.push_back(more);
-        }
-        if waiting.is_empty() {
-            return; // Nobody is left to tell anything.
-        }
-        settle(next_batch(&mut waiting), session).await;
+        delivery.settled();
     }
+}
+
+/// What waits to be sent, in memory and on disk.
+struct Delivery {
+    queue: mpsc::Receiver<Waiting>,
+    waiting: VecDeque<Waiting>,
+    spool: Spool,
+    /// How many of those that wait, from the front, are in the spool.
+    spooled: usize,
+}
+
+impl Delivery {
+    /// Waits for something to send, and cuts a batch off; none once nobody is left to tell anything.
+    async fn next_batch(&mut self) -> Option<Vec<Told>> {
+        if self.waiting.is_empty() {
+            self.waiting.extend(self.queue.recv().await);
+        }
+        while self.waiting.len() < BATCH_REPORTS_MAX
+            && let Ok(more) = self.queue.try_recv()
+        {
+            self.waiting.push_back(more);
+        }
+        if self.waiting.is_empty() {
+            return None;
+        }
+        let before = self.waiting.len();
+        let batch = next_batch(&mut self.waiting);
+        let taken = before - self.waiting.len();
+        self.spooled = self.spooled.saturating_sub(taken);
+        Some(batch)
+    }
+
+    /// Writes down what waits and what is told meanwhile, until it is dropped since the server answers.
+    async fn outlast(&mut self, batch: &[Told]) -> Infallible {
+        let waiting = self.waiting.iter().filter_map(Waiting::report);
+        let mut kept = self
+            .spool
+            .keep(batch.iter().map(|told| &told.report).chain(waiting));
+        self.spooled = self.waiting.len();
+        let mut more = Vec::new();
+        loop {
+            if let Err(error) = &kept {
+                tracing::warn!(error = %error, "the spool could not be written: reports wait in memory only");
+            }
+            if kept.is_err() || self.spool.is_full() {
+                return std::future::pending().await;
+            }
+            if self.queue.recv_many(&mut more, BATCH_REPORTS_MAX).await == 0 {
+                return std::future::pending().await;
+            }
+            kept = self.spool.keep(more.iter().filter_map(Waiting::report));
+            self.waiting.extend(more.drain(..));
+            self.spooled = self.waiting.len();
+        }
+    }
+
+    /// A batch is settled: the spool goes once nothing in it waits any more.
+    fn settled(&mut self) {
+        if self.spooled == 0 && self.spool.is_open() {
+            self.spool.clear();
+        }
+    }
+}
+
+impl Waiting {
+    fn report(&self) -> Option<&Report> {
+        match self {
+            Self::Report(told) => Some(&told.report),
+            Self::Flush(_) => None,
+        }
+    }
+}
+
+/// Delivers what the process of this name before this one left in its spool, in a session of its own: only the
+/// next one takes the runs from the dead process, so until then they are as they were.
+///
+/// # Errors
+///
+/// Fails if the server does not answer or refuses the session; the spool stays.
+pub(crate) async fn deliver_left(
+    client: &Client,
+    hello: &NewSession,
+    note: &SessionNote,
+    spool: &mut Spool,
+) -> anyhow::Result<()> {
+    let left = spool.left()?;
+    if left.is_empty() {
+        return Ok(());
+    }
+    let opened = say_hello(client, hello.clone()).await;
+    let session_id = opened.context("cannot say hello to the server")?.session_id;
+    note.write(session_id);
+    tracing::info!(
+        reports = left.len(),
+        "delivering what the process before this one had to report"
+    );
+    let mut open = vec![left];
+    while let Some(mut reports) = open.pop() {
+        let weight: usize = reports.iter().map(|report| weight(&report.what)).sum();
+        let is_small = reports.len() <= BATCH_REPORTS_MAX && weight <= BATCH_BYTES_MAX;
+        if is_small || reports.len() == 1 {
+            let batch = ReportBatch {
+                session_id,
+                reports: reports.clone(),
+            };
+            match client.report(&batch).await {
+                Ok(_) => continue,
+                Err(ClientError::Refused(refused)) if reports.len() == 1 => {
+                    let run = reports[0].lease.flow_run_id;
+                    tracing::error!(run.id = %run, error = %refused, "given up: the server refuses a report of the spool");
+                    continue;
+                }
+                Err(ClientError::Refused(_)) => {}
+                Err(error) => return Err(error).context("cannot deliver the spool"),
+            }
+        }
+        let second = reports.split_off(reports.len() / 2);
+        open.extend([second, reports]);
+    }
+    spool.clear();
+    Ok(())
 }
 
 /// Cuts the next batch off: as much as fits, at least one, and nothing behind a flush.
@@ -140,8 +274,8 @@ fn next_batch(waiting: &mut VecDeque<Waiting>) -> Vec<Told> {
 ///
 /// A batch that the server refuses is cut in halves, so that one run's bad report costs that run
 /// only, and so does a batch that is too large for what lies between here and the server.
-async fn settle(batch: Vec<Told>, session: &Session) {
-    let mut open = vec![batch];
+async fn settle(batch: &[Told], session: &Session) {
+    let mut open: Vec<Vec<&Told>> = vec![batch.iter().collect()];
     while let Some(mut batch) = open.pop() {
         batch.retain(|told| !told.lease.is_lost());
         match (send(&batch, session).await, batch.len()) {
@@ -159,7 +293,7 @@ async fn settle(batch: Vec<Told>, session: &Session) {
     }
 }
 
-async fn send(batch: &[Told], session: &Session) -> Result<(), crate::client::Refused> {
+async fn send(batch: &[&Told], session: &Session) -> Result<(), Refused> {
     if batch.is_empty() {
         return Ok(());
     }
@@ -240,6 +374,11 @@ mod tests {
         Happening::Log { lines: vec![line] }
     }
 
+    /// One that nothing comes into, since the server answers.
+    fn spool() -> Spool {
+        Spool::at("/nowhere".into())
+    }
+
     fn drained(queue: &mut Queue) -> VecDeque<Waiting> {
         std::iter::from_fn(|| queue.0.try_recv().ok()).collect()
     }
@@ -287,7 +426,7 @@ mod tests {
         }
         tokio::select! {
             () = reports.flush() => {}
-            () = deliver(queue, &session) => unreachable!("somebody may tell more"),
+            () = deliver(queue, &session, spool()) => unreachable!("somebody may tell more"),
         }
         assert!(bad.is_lost() && !good.is_lost());
         let server = server.lock().unwrap();
@@ -312,7 +451,7 @@ mod tests {
         }
         tokio::select! {
             () = reports.flush() => {}
-            () = deliver(queue, &session) => unreachable!("somebody may tell more"),
+            () = deliver(queue, &session, spool()) => unreachable!("somebody may tell more"),
         }
         assert_eq!(server.lock().unwrap().accepted.len(), 2);
         assert!(matches!(*hold.orders().borrow(), Order::Abandon));
@@ -332,7 +471,7 @@ mod tests {
         assert_eq!(leases.keys(), [key]);
         tokio::select! {
             () = reports.flush() => {}
-            () = deliver(queue, &session) => unreachable!("somebody may tell more"),
+            () = deliver(queue, &session, spool()) => unreachable!("somebody may tell more"),
         }
         assert_eq!(server.lock().unwrap().accepted.len(), 1);
         assert!(leases.keys().is_empty());

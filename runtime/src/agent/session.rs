@@ -320,6 +320,11 @@ impl Session {
         }
     }
 
+    /// Waits, by the agent's clock.
+    pub(crate) async fn sleep(&self, time: Duration) {
+        self.clock.sleep(time).await;
+    }
+
     fn opened(&self) -> SessionId {
         *lock(&self.opened)
     }
@@ -360,7 +365,11 @@ pub(crate) fn abilities() -> BTreeSet<String> {
 }
 
 /// Says hello in this protocol, and to a server that is too old for it in the one before.
-async fn say_hello(client: &Client, hello: NewSession) -> Result<wire::Session, ClientError> {
+/// Says hello, to a server of the protocol before this one as well.
+pub(super) async fn say_hello(
+    client: &Client,
+    hello: NewSession,
+) -> Result<wire::Session, ClientError> {
     // A server that does not know a field says so before it looks at the protocol.
     let is_too_old =
         |refused: &Refused| matches!(&*refused.code, "protocol-unsupported" | "body-bad");

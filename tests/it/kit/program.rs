@@ -166,7 +166,8 @@ impl Processes {
         &self.token
     }
 
-    fn home(&self) -> PathBuf {
+    /// Returns the `WAFT_HOME` of all.
+    pub(crate) fn home(&self) -> PathBuf {
         self.folder.path().join("home")
     }
 
