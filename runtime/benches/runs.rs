@@ -130,7 +130,7 @@ impl Bench {
         let definition = self.sandbox.describe(&prepared).await.unwrap().definition;
         let root = self.root();
         let storage = Storage::open(&root, &Access::default()).unwrap();
-        let key = storage
+        let put = storage
             .put_artifact(&file, artifact, artifact_size, "echo")
             .await
             .unwrap();
@@ -145,7 +145,7 @@ impl Bench {
             artifact_size,
             location: Location {
                 root: root.to_string(),
-                key,
+                key: put.key,
             },
             labels: Labels::default(),
             is_paused: false,

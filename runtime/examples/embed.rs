@@ -99,7 +99,7 @@ async fn register(client: &Client, agent: &AgentSettings, file: &Path) -> anyhow
     let root = &agent.roots[0];
     let storage = Storage::open(root, &agent.access)?;
     // The bytes first: nobody is to hear of a flow that cannot be fetched.
-    let key = storage
+    let put = storage
         .put_artifact(file, digest, size, &definition.name)
         .await?;
     let name = definition.name.clone();
@@ -109,7 +109,7 @@ async fn register(client: &Client, agent: &AgentSettings, file: &Path) -> anyhow
         artifact_size: size,
         location: Location {
             root: root.to_string(),
-            key,
+            key: put.key,
         },
         labels: Labels::default(),
         is_paused: false,

@@ -344,6 +344,12 @@ async fn a_credential_helper_opens_a_registry() {
         processes: Processes::start(LEASE).await,
         store: StorageServer::start_locked(Kind::Oci).await,
     };
+    // A registry knows no repository into which nothing was put.
+    let file = guest("echo").unwrap();
+    let bytes = std::fs::read(&file).unwrap();
+    let storage = Storage::open(&world.store.root, &world.store.access).unwrap();
+    let put = storage.put_artifact(&file, Digest::of(&bytes), bytes.len() as u64, "echo");
+    put.await.unwrap();
     let bin = world.processes.folder().join("bin");
     std::fs::create_dir(&bin).unwrap();
     let helper = bin.join("docker-credential-vault");
@@ -526,12 +532,12 @@ async fn moves_a_hundred_megabytes() {
     let cache = ArtifactCache::open(&folder.path().join("cache")).unwrap();
     let before = anonymous_memory();
     let watch = Peak::start();
-    let key = storage
+    let put = storage
         .put_artifact(&file, digest, SIZE as u64, "large")
         .await
         .unwrap();
     storage
-        .fetch_artifact(&key, digest, SIZE as u64, &cache)
+        .fetch_artifact(&put.key, digest, SIZE as u64, &cache)
         .await
         .unwrap();
     let grown = watch.end().saturating_sub(before);

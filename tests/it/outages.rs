@@ -195,7 +195,7 @@ async fn credentials_that_cannot_be_used_are_waited_for() {
     let (digest, size) = (registration.artifact, registration.artifact_size);
     let file = guest("echo").unwrap();
     let put = storage.put_artifact(&file, digest, size, "echo").await;
-    registration.location.key = put.unwrap();
+    registration.location.key = put.unwrap().key;
     registration.location.root = store.root.to_string();
     world.client.register(PROJECT, &registration).await.unwrap();
     store.write_home(".docker/config.json", "no JSON");

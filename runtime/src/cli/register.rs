@@ -19,12 +19,13 @@ use super::{agent, words};
 use crate::client::Client;
 use crate::config::hostname;
 use crate::model::label::Labels;
-use crate::storage::{Root, Storage};
+use crate::storage::{Before, Put, Root, Storage};
 use crate::wire::{ListQuery, Location, Registered, Registration};
 
 /// Makes a flow known to the server: stores its component, and posts what it is.
 ///
-/// The same component and metadata again change nothing. A version that asks for more than the last
+/// The same component and metadata again change nothing, but that a component which is damaged in its storage,
+/// or missing there, is put anew. A version that asks for more than the last
 /// one did is registered only after a question.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -97,21 +98,25 @@ pub(super) fn run(mut args: Args, call: &Call) -> Done {
         }
         // What was adapted lies nowhere yet.
         let stored = stored.filter(|_| !component.is_adapted);
-        let (root, key) = match &stored {
-            Some(stored) => (stored.root.clone(), stored.key.clone()),
+        let (root, put) = match &stored {
+            Some(stored) => {
+                let (key, before) = (stored.key.clone(), Before::Whole);
+                (stored.root.clone(), Put { key, before })
+            }
             None => {
-                let key = put(&root, &component, call).await?;
-                (root, key)
+                let put = put(&root, &component, call).await?;
+                (root, put)
             }
         };
         if let Some(image) = stored.as_ref().and_then(|stored| stored.image.as_deref()) {
             pin(&root, image, &component, call).await;
         }
+        let key = put.key.clone();
         let registered = post(&args, &client, (&root, key), &component).await?;
         if stored.is_none() {
             name_version(&root, &args.project, &component, &registered, call).await;
         }
-        tell(&args.project, &component, &root, &registered, call)?;
+        tell(&args.project, &component, (&root, &put), &registered, call)?;
         if stored.is_some() {
             let note = format!("it stays where it is: agents fetch it with --root {root}");
             call.output.note(note);
@@ -182,8 +187,8 @@ fn show_grants(component: &Component, added: &[String], call: &Call) {
     }
 }
 
-/// Puts the component into a storage, and returns its key there.
-async fn put(root: &Root, component: &Component, call: &Call) -> Done<String> {
+/// Puts the component into a storage.
+async fn put(root: &Root, component: &Component, call: &Call) -> Done<Put> {
     let stored = async {
         let storage = Storage::open(root, &call.config.access())?;
         let flow = &component.definition().name;
@@ -271,7 +276,7 @@ async fn pin(root: &Root, image: &str, component: &Component, call: &Call) {
 fn tell(
     project: &str,
     component: &Component,
-    root: &Root,
+    (root, put): (&Root, &Put),
     registered: &Registered,
     call: &Call,
 ) -> Done {
@@ -281,6 +286,17 @@ fn tell(
     } else {
         "unchanged"
     };
+    match &put.before {
+        Before::Damaged(got) => call.output.note(format_args!(
+            "repaired `{}` in `{root}`: it was {got}",
+            put.key
+        )),
+        Before::Absent if !registered.is_new => call.output.note(format_args!(
+            "stored `{}` in `{root}`, where it was not",
+            put.key
+        )),
+        _ => {}
+    }
     if call.output.is_json() {
         return call.output.json(&json!({
             "status": word,
@@ -293,6 +309,11 @@ fn tell(
             "artifact": component.digest,
             "size": component.size,
             "storage": root.to_string(),
+            "stored": match put.before {
+                Before::Absent => "new",
+                Before::Damaged(_) => "repaired",
+                Before::Whole | Before::Unseen => "kept",
+            },
             "grants": definition.needs().grants,
             "added_grants": registered.added_grants,
         }));

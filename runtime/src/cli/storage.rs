@@ -114,6 +114,9 @@ struct Finding {
     /// Whether it is surely ours, old enough and needed by nobody.
     #[serde(skip)]
     is_left_over: bool,
+    /// Whether the right bytes are to be put there once more.
+    #[serde(skip)]
+    is_to_mend: bool,
 }
 
 pub(super) fn run(verb: Verb, call: &Call) -> Done {
@@ -299,7 +302,15 @@ impl Verifier<'_> {
             what: What::of(&found.key).word(),
             why: why.into(),
             is_left_over,
+            is_to_mend: false,
         });
+    }
+
+    fn find_to_mend(&mut self, found: &Found, why: impl Into<String>) {
+        self.find(found, why, false);
+        if let Some(finding) = self.findings.last_mut() {
+            finding.is_to_mend = true;
+        }
     }
 
     fn is_older(&self, at: Option<Timestamp>, than: SignedDuration) -> bool {
@@ -307,9 +318,19 @@ impl Verifier<'_> {
     }
 
     async fn look(&mut self, found: &Found) -> Done {
-        if let Some(odd) = found.odd {
-            self.find(found, odd, false);
-            return Ok(());
+        match found.odd {
+            // A put makes it whole again.
+            Some(odd)
+                if self.root.kind() == Kind::Oci && What::of(&found.key) == What::Artifact =>
+            {
+                self.find_to_mend(found, odd);
+                return Ok(());
+            }
+            Some(odd) => {
+                self.find(found, odd, false);
+                return Ok(());
+            }
+            None => {}
         }
         // What was registered where it lies has a key that somebody chose.
         let listed = self.known.as_ref();
@@ -365,7 +386,7 @@ impl Verifier<'_> {
                 }
             }
             Err(StorageError::Damaged { got, .. }) => {
-                self.find(found, format!("damaged: it is {got}"), false);
+                self.find_to_mend(found, format!("damaged: it is {got}"));
             }
             // It went while we looked.
             Err(StorageError::NotFound { .. }) => {}
@@ -458,17 +479,28 @@ async fn verify(root: &Root, delete: Option<bool>, reach: &Reach, call: &Call) -
                 "{count} of {} objects in `{root}` are not as they should be",
                 all.len()
             ));
-            let is_left_over = findings.iter().any(|finding| finding.is_left_over);
-            Err(match root.kind() {
-                Kind::Oci => failure,
-                _ if is_left_over => failure.or_hint(format!(
-                    "delete what nobody needs: waft storage verify {root} --delete"
-                )),
-                _ => failure.or_hint(format!(
-                    "register a damaged artifact again: waft register FILE --storage {root}"
-                )),
+            Err(match hint(root, &findings) {
+                Some(hint) => failure.or_hint(hint),
+                None => failure,
             })
         }
+    }
+}
+
+/// Says what mends what was found, the worst of it first.
+fn hint(root: &Root, findings: &[Finding]) -> Option<String> {
+    let any = |is: fn(&Finding) -> bool| findings.iter().any(is);
+    if any(|finding| finding.is_to_mend) {
+        return Some(format!(
+            "register a damaged artifact again: waft register FILE --storage {root}"
+        ));
+    }
+    match root.kind() {
+        Kind::Oci => Some("waft deletes nothing from a registry; its own tools can".to_owned()),
+        _ if any(|finding| finding.is_left_over) => Some(format!(
+            "delete what nobody needs: waft storage verify {root} --delete"
+        )),
+        _ => None,
     }
 }
 

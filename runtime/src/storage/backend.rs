@@ -62,12 +62,25 @@ pub struct Found {
     pub odd: Option<&'static str>,
 }
 
-/// What is known of an artifact before it is put.
-enum Before {
+/// An artifact that was put.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Put {
+    /// Its key under the root.
+    pub key: String,
+    /// What lay there before.
+    pub before: Before,
+}
+
+/// What lies at the place of an artifact before it is put.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// It, whole: nothing is put.
     Whole,
-    /// Absent, or damaged, which is as good.
+    /// Nothing, or nothing that the storage would keep.
     Absent,
-    /// It may be there, and we may not read it.
+    /// Something else, of this digest or size: it is replaced.
+    Damaged(String),
+    /// Something that we may not read: nothing is put.
     Unseen,
 }
 
@@ -144,7 +157,7 @@ impl Storage {
         }
     }
 
-    /// Puts an artifact and returns its key.
+    /// Puts an artifact, and answers its key and what lay there.
     ///
     /// The bytes are checked against the digest first. If the key exists, what lies there is read and
     /// compared; should it be damaged, it is replaced. The bytes are durable when this returns, so
@@ -153,14 +166,15 @@ impl Storage {
     ///
     /// # Errors
     ///
-    /// Fails if the file is not what the digest says, or if the storage does not take it.
+    /// Fails if the file is not what the digest says, or if the storage does not take it, which is also what
+    /// a registry does that keeps a damaged blob.
     pub async fn put_artifact(
         &self,
         file: &Path,
         digest: Digest,
         size: u64,
         flow: &str,
-    ) -> Result<String, StorageError> {
+    ) -> Result<Put, StorageError> {
         let key = key::artifact(digest);
         if self.root.is_read_only() {
             return Err(
@@ -172,34 +186,54 @@ impl Storage {
             self.blocking(&key, move || payload_of(&file)).await?
         };
         self.compare(&key, (digest, size), (got, got_size))?;
-        if let Place::Folder(folder) = &self.place {
-            let folder = folder.clone();
-            self.blocking(&key, move || folder::make(&folder)).await?;
-        } else if let Before::Whole = self.before(&key, digest, size).await? {
-            // Found before it is sent: a conditional put sends everything to learn as much.
-            return Ok(key);
+        let mut before = match &self.place {
+            Place::Folder(folder) => {
+                let folder = folder.clone();
+                self.blocking(&key, move || folder::make(&folder)).await?;
+                Before::Absent
+            }
+            // Looked at before it is sent: a conditional put sends everything to learn as much.
+            Place::Remote(_) => self.before(&key, digest, size).await?,
+        };
+        if before == Before::Whole {
+            return Ok(Put { key, before });
         }
         // Twice: a store may answer a race with "exists" where nothing was kept.
         for _ in 0..2 {
+            if matches!(before, Before::Damaged(_)) {
+                break;
+            }
             match self
                 .put(&key, payload.clone(), PutMode::Create, flow)
                 .await?
             {
-                Ok(()) => return Ok(key),
+                Ok(()) => {
+                    let before = Before::Absent;
+                    return Ok(Put { key, before });
+                }
                 Err(object_store::Error::AlreadyExists { .. }) => {}
                 Err(error) => return Err(StorageError::of_write(&self.root, &key, error)),
             }
-            match self.before(&key, digest, size).await? {
-                // Agents check it on every fetch, as ever.
-                Before::Whole | Before::Unseen => return Ok(key),
-                Before::Absent => {}
+            before = self.before(&key, digest, size).await?;
+            // Agents check it on every fetch, as ever.
+            if matches!(before, Before::Whole | Before::Unseen) {
+                return Ok(Put { key, before });
             }
+        }
+        if matches!(before, Before::Damaged(_)) {
+            self.make_room(&key, digest).await?;
         }
         let put = self.put(&key, payload, PutMode::Overwrite, flow).await?;
         put.map_err(|error| StorageError::of_write(&self.root, &key, error))?;
-        // A registry keeps a blob that it has, however damaged.
-        self.check_artifact(&key, digest, size).await?;
-        Ok(key)
+        match self.check_artifact(&key, digest, size).await {
+            Ok(()) => Ok(Put { key, before }),
+            // Some take the bytes, and go on with those that they had.
+            Err(StorageError::Damaged { got, .. }) => {
+                let why = format!("`{}` goes on with {got} for `{digest}`", self.root.place());
+                Err(self.kept(key, why))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Tells whether an artifact lies there whole.
@@ -213,9 +247,24 @@ impl Storage {
                     _ => Ok(Before::Whole),
                 }
             }
-            Err(StorageError::Damaged { .. } | StorageError::NotFound { .. }) => Ok(Before::Absent),
+            Err(StorageError::Damaged { got, .. }) => Ok(Before::Damaged(got)),
+            Err(StorageError::NotFound { .. }) => Ok(Before::Absent),
             Err(StorageError::Withheld { .. }) => Ok(Before::Unseen),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Has a registry delete a damaged blob: it takes no other bytes under a digest that it has. Elsewhere
+    /// what lies there is simply replaced.
+    async fn make_room(&self, key: &str, digest: Digest) -> Result<(), StorageError> {
+        let ask = |registry: Registry| async move { registry.delete_blob(digest).await };
+        match self.ask_registry(key, ask).await?.flatten() {
+            None => Ok(()),
+            Some(refusal) => {
+                let registry = self.root.place();
+                let why = format!("`{registry}` does not delete `{digest}`: it answers {refusal}");
+                Err(self.kept(key.to_owned(), why))
+            }
         }
     }
 
@@ -521,6 +570,14 @@ impl Storage {
         StorageError::Unable {
             root: self.root.to_string(),
             why,
+        }
+    }
+
+    fn kept(&self, key: String, why: String) -> StorageError {
+        StorageError::Kept {
+            root: self.root.to_string(),
+            key,
+            source: why.into(),
         }
     }
 

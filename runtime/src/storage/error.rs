@@ -40,7 +40,7 @@ pub enum StorageError {
         /// The storage's words.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The bucket, the container or the repository that the root names is not there.
+    /// The folder, the bucket, the container or the repository that the root names is not there.
     #[error("there is no {place}, which `{root}` names")]
     NoPlace {
         /// The storage root.
@@ -59,6 +59,16 @@ pub enum StorageError {
         wanted: String,
         /// The digest or size that was found.
         got: String,
+    },
+    /// It is damaged, and the storage goes on with what it has, as registries do.
+    #[error("`{key}` in `{root}` is damaged and stays so")]
+    Kept {
+        /// The storage root.
+        root: String,
+        /// The object.
+        key: String,
+        /// What the storage did instead of taking the right bytes.
+        source: Box<dyn Error + Send + Sync>,
     },
     /// Nothing more fits. What was half written was taken away again.
     #[error("cannot write `{key}` to `{root}`: the disk is full")]
@@ -201,6 +211,7 @@ impl StorageError {
         let (word, name) = match root.kind() {
             Kind::Azure => ("container", root.place()),
             Kind::Oci => ("repository", root.path()),
+            Kind::Local => ("folder", root.path()),
             _ => ("bucket", root.place()),
         };
         Self::NoPlace {
@@ -283,6 +294,15 @@ impl StorageError {
             Self::Damaged { root, key, .. } if key.starts_with("sha256/") => Some(format!(
                 "put the right bytes back: waft register FILE --storage {root}"
             )),
+            // Repositories of a registry share their blobs.
+            Self::Kept { root, .. } if root.starts_with("oci://") => Some(
+                "its operator has to take that blob out of its files; register it again then, or now outside of this \
+                 registry: waft register FILE --storage ROOT"
+                    .to_owned(),
+            ),
+            Self::Kept { .. } => {
+                Some("register it in another storage: waft register FILE --storage ROOT".to_owned())
+            }
             Self::Denied { root, .. } | Self::Full { root, .. } => {
                 let Some(folder) = root.strip_prefix("file://") else {
                     return Some(opener(root)?.to_owned());
@@ -326,6 +346,8 @@ fn maker(root: &str) -> Option<String> {
         "s3" => format!("make it, or name another: aws s3 mb s3://{place}"),
         "gs" => format!("make it, or name another: gcloud storage buckets create gs://{place}"),
         "az" => format!("make it, or name another: az storage container create --name {place}"),
+        // The first that is put there makes it.
+        "file" => return None,
         _ => format!("make the repository `{path}` in `{place}`, or name another"),
     })
 }

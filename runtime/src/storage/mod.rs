@@ -20,7 +20,7 @@ mod segment;
 mod task_cache;
 mod wire;
 
-pub use backend::{Found, Storage};
+pub use backend::{Before, Found, Put, Storage};
 pub use cache::ArtifactCache;
 pub use error::StorageError;
 pub use remote::connect;

@@ -32,7 +32,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use self::answer::{again, generic, silent, told, within};
-use self::door::Door;
+use self::door::{Act, Door};
 use self::tag::{artifact_tag, key_of, tag_of, version_tag};
 use super::credentials::Unusable;
 use super::wire::{CONNECT, SILENCE, UPLOAD_RATE};
@@ -134,11 +134,14 @@ impl Registry {
         self.client.store_auth_if_needed(registry, &nobody).await;
         // A push looks first what is there.
         let all = match to {
-            RegistryOperation::Pull => &[RegistryOperation::Pull][..],
-            RegistryOperation::Push => &[RegistryOperation::Pull, RegistryOperation::Push],
+            RegistryOperation::Pull => &[(RegistryOperation::Pull, Act::Pull)][..],
+            RegistryOperation::Push => &[
+                (RegistryOperation::Pull, Act::Pull),
+                (RegistryOperation::Push, Act::Push),
+            ],
         };
-        for to in all {
-            if let Some(token) = self.door.pass(*to).await? {
+        for (to, act) in all {
+            if let Some(token) = self.door.pass(*act).await? {
                 self.client.tokens.insert(&image, *to, token).await;
             }
         }
@@ -209,6 +212,11 @@ impl Registry {
         let manifest = self.manifest(&own, &self.tag(&own)).await?;
         self.push_manifest(&tag, manifest).await?;
         Ok(tag)
+    }
+
+    /// Has the registry forget a blob; answers what it says where it does not do that.
+    pub(super) async fn delete_blob(&self, digest: Digest) -> Result<Option<String>> {
+        self.door.delete_blob(&digest.to_string()).await
     }
 
     async fn push_manifest(&self, tag: &str, manifest: OciImageManifest) -> Result<()> {
@@ -440,10 +448,7 @@ impl ObjectStore for Registry {
                 let call = client.list_tags(&image, &nobody, Some(1000), last.as_deref());
                 let page = match within(call).await {
                     Ok(page) => page.tags,
-                    Err(error) => match told("tags", error) {
-                        Error::NotFound { .. } => Vec::new(),
-                        error => return Err(error),
-                    },
+                    Err(error) => return Err(told("tags", error)),
                 };
                 // A registry that ignores `last` would go on for ever.
                 if page.is_empty() || page.iter().any(|tag| Some(tag) == last.as_ref()) {

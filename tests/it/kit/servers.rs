@@ -42,6 +42,8 @@ enum How {
     Locked,
     /// After the calls that make a bucket and a user.
     Guarded,
+    /// And deletes nothing.
+    Keeping,
 }
 
 /// A storage that runs, or a folder.
@@ -65,6 +67,11 @@ impl StorageServer {
     /// Starts a registry or a web server that asks who is there.
     pub(crate) async fn start_locked(kind: Kind) -> Self {
         Self::start_with(kind, How::Locked).await
+    }
+
+    /// Starts a registry that deletes nothing.
+    pub(crate) async fn start_keeping() -> Self {
+        Self::start_with(Kind::Oci, How::Keeping).await
     }
 
     /// Starts an S3 that looks at policies once a bucket and a user are made who may do so much there, and
@@ -482,8 +489,9 @@ fn command(
             };
             let config = format!(
                 "version: 0.1\nlog:\n  level: warn\nstorage:\n  filesystem:\n    rootdirectory: {}\n  \
-                 delete:\n    enabled: true\nhttp:\n  addr: {address}\n{auth}",
-                data.display()
+                 delete:\n    enabled: {}\nhttp:\n  addr: {address}\n{auth}",
+                data.display(),
+                how != How::Keeping
             );
             let file = folder.join("registry.yml");
             std::fs::write(&file, config).unwrap();

@@ -328,7 +328,7 @@ pub(crate) async fn registration(name: &str, root: &Root) -> Registration {
     let prepared = sandbox().prepare(digest, &file).await.unwrap();
     let described = sandbox().describe(&prepared).await.unwrap();
     let storage = Storage::open(root, &Access::default()).unwrap();
-    let key = storage
+    let put = storage
         .put_artifact(&file, digest, size, name)
         .await
         .unwrap();
@@ -338,7 +338,7 @@ pub(crate) async fn registration(name: &str, root: &Root) -> Registration {
         artifact_size: size,
         location: Location {
             root: root.to_string(),
-            key,
+            key: put.key,
         },
         labels: Labels::default(),
         is_paused: false,

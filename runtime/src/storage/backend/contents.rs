@@ -104,7 +104,8 @@ impl Storage {
     ///
     /// # Errors
     ///
-    /// Fails if the storage cannot be listed, as a web server cannot.
+    /// Fails if the storage cannot be listed, as a web server cannot, and if there is no such folder, bucket,
+    /// container or repository: an empty one is something else.
     pub async fn list(
         &self,
     ) -> Result<BoxStream<'static, Result<Found, StorageError>>, StorageError> {
@@ -114,7 +115,18 @@ impl Storage {
         let store = match &self.place {
             Place::Folder(folder) => {
                 let folder = folder.clone();
-                let found = self.blocking(WHOLE, move || folder::list(&folder)).await?;
+                let found = self.blocking(WHOLE, move || match folder.is_dir() {
+                    true => folder::list(&folder).map(Some),
+                    false => folder.symlink_metadata().map(|_| None),
+                });
+                let found = match found.await {
+                    Ok(Some(found)) => found,
+                    Ok(None) => return Err(self.unable("no folder")),
+                    Err(StorageError::NotFound { .. }) => {
+                        return Err(StorageError::no_place(&self.root));
+                    }
+                    Err(error) => return Err(error),
+                };
                 return Ok(stream::iter(found.into_iter().map(Ok)).boxed());
             }
             Place::Remote(store) => store.clone(),
@@ -129,7 +141,7 @@ impl Storage {
                     .filter(|at| *at > Timestamp::UNIX_EPOCH),
                 odd: (is_registry && found.e_tag.is_none()).then_some(GONE),
             }),
-            Err(error) => Err(StorageError::of(&root, WHOLE, error)),
+            Err(error) => Err(StorageError::of_write(&root, WHOLE, error)),
         });
         Ok(found.boxed())
     }

@@ -33,6 +33,7 @@ impl House {
         self.storage
             .put_artifact(&file, self.digest(), size, "f")
             .await
+            .map(|put| put.key)
     }
 
     async fn fetch(&self) -> Result<PathBuf, StorageError> {

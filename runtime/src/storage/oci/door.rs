@@ -14,8 +14,8 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_auth::ChallengeParser;
 use object_store::{Error, Result};
+use oci_client::Reference;
 use oci_client::token_cache::{RegistryToken, RegistryTokenType};
-use oci_client::{Reference, RegistryOperation};
 use serde::Deserialize;
 use url::{Host, Url};
 
@@ -47,7 +47,16 @@ pub(super) struct Door {
     registry: Url,
     repository: String,
     clock: Clock,
-    passes: tokio::sync::Mutex<BTreeMap<RegistryOperation, Pass>>,
+    passes: tokio::sync::Mutex<BTreeMap<Act, Pass>>,
+}
+
+/// What somebody wants to do there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Act {
+    Pull,
+    Push,
+    /// Of a blob, for another to take its place.
+    Delete,
 }
 
 /// What opens a registry for a while; none for one that asks nothing.
@@ -93,7 +102,7 @@ impl Door {
 
     /// Returns what opens the registry for an operation; what was made for one before is used until shortly
     /// before it ends.
-    pub(super) async fn pass(&self, to: RegistryOperation) -> Result<Option<RegistryTokenType>> {
+    pub(super) async fn pass(&self, to: Act) -> Result<Option<RegistryTokenType>> {
         let mut passes = self.passes.lock().await;
         let now = self.clock.monotonic();
         if let Some(pass) = passes.get(&to)
@@ -208,11 +217,12 @@ impl Door {
         mut realm: Url,
         service: Option<String>,
         login: Option<&Login>,
-        to: RegistryOperation,
+        to: Act,
     ) -> Result<(String, u64)> {
         let actions = match to {
-            RegistryOperation::Pull => "pull",
-            RegistryOperation::Push => "pull,push",
+            Act::Pull => "pull",
+            Act::Push => "pull,push",
+            Act::Delete => "pull,push,delete",
         };
         let mut words = vec![("scope", format!("repository:{}:{actions}", self.repository))];
         words.extend(service.map(|service| ("service", service)));
@@ -270,15 +280,7 @@ impl Door {
         let name = image.digest().or(image.tag()).unwrap_or_default();
         let url = self.url(&format!("/v2/{}/manifests/{name}", self.repository))?;
         let request = self.roaming.get(url).header(ACCEPT, kinds.join(", "));
-        let request = match self.pass(RegistryOperation::Pull).await? {
-            Some(RegistryTokenType::Bearer(token)) => {
-                request.header(AUTHORIZATION, token.bearer_token())
-            }
-            Some(RegistryTokenType::Basic(user, password)) => {
-                request.basic_auth(user, Some(password))
-            }
-            None => request,
-        };
+        let request = opened(request, self.pass(Act::Pull).await?);
         let answer = sent(request).await?;
         let status = answer.status();
         if !status.is_success() {
@@ -296,14 +298,26 @@ impl Door {
         }
     }
 
+    /// Deletes a blob; answers what the registry says if it does not do that, or not for us.
+    pub(super) async fn delete_blob(&self, digest: &str) -> Result<Option<String>> {
+        let url = self.url(&format!("/v2/{}/blobs/{digest}", self.repository))?;
+        let request = opened(self.http.delete(url), self.pass(Act::Delete).await?);
+        let answer = sent(request).await?;
+        let status = answer.status();
+        if status.is_success() || status == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        let body = read(answer, REFUSAL_BYTES_MAX, "its refusal").await;
+        let said = said(status, &body.unwrap_or_default());
+        match status.as_u16() {
+            400 | 401 | 403 | 405 | 501 => Ok(Some(said)),
+            _ => Err(generic(format!("the registry answers {said}"))),
+        }
+    }
+
     async fn refusal(&self, name: &str, status: StatusCode, body: &[u8]) -> Error {
-        let told: Option<serde_json::Value> = serde_json::from_slice(body).ok();
-        let code = told
-            .as_ref()
-            .and_then(|told| told["errors"][0]["code"].as_str());
-        let code: String = code.unwrap_or_default().escape_default().take(60).collect();
-        let source = format!("the registry answers {} {code}", status.as_u16());
-        let (path, source) = (name.to_owned(), source.trim_end().to_owned().into());
+        let source = format!("the registry answers {}", said(status, body));
+        let (path, source) = (name.to_owned(), source.into());
         match status.as_u16() {
             404 => Error::NotFound { path, source },
             401 | 403 => {
@@ -320,6 +334,30 @@ impl Door {
     fn url(&self, path: &str) -> Result<Url> {
         let url = self.registry.join(path);
         url.map_err(|_| generic(format!("`{path}` makes no address in the registry")))
+    }
+}
+
+/// Says what a registry answered: the status, and the code of the first error.
+fn said(status: StatusCode, body: &[u8]) -> String {
+    let told: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+    let code = told
+        .as_ref()
+        .and_then(|told| told["errors"][0]["code"].as_str());
+    let code: String = code.unwrap_or_default().escape_default().take(60).collect();
+    format!("{} {code}", status.as_u16()).trim_end().to_owned()
+}
+
+/// Adds to a request what opens the registry.
+fn opened(
+    request: reqwest::RequestBuilder,
+    pass: Option<RegistryTokenType>,
+) -> reqwest::RequestBuilder {
+    match pass {
+        Some(RegistryTokenType::Bearer(token)) => {
+            request.header(AUTHORIZATION, token.bearer_token())
+        }
+        Some(RegistryTokenType::Basic(user, password)) => request.basic_auth(user, Some(password)),
+        None => request,
     }
 }
 
