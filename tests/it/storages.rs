@@ -160,6 +160,17 @@ async fn fetch(
     Ok(std::fs::read(file).unwrap())
 }
 
+/// What is shown of an error: it, and what it comes from.
+fn chain(error: &StorageError) -> String {
+    let mut next: Option<&dyn std::error::Error> = Some(error);
+    let all = std::iter::from_fn(|| {
+        let error = next?;
+        next = error.source();
+        Some(error.to_string())
+    });
+    all.collect::<Vec<_>>().join(": ")
+}
+
 /// Bytes of several chunks that no two tests share.
 fn bytes(seed: u32) -> Vec<u8> {
     (0..2_500_000_u32)
@@ -506,6 +517,14 @@ async fn a_storage_that_goes_away_and_comes_back_is_used_again() {
             matches!(away, StorageError::Other { .. }),
             "{kind:?}: {away:?}"
         );
+        let chain = chain(&away);
+        let words = match kind {
+            // The proxy before the emulator is there still.
+            Kind::Gcs => "502 Bad Gateway",
+            _ => "Connection refused (os error 111)",
+        };
+        assert!(chain.ends_with(words), "{chain}");
+        assert!(!chain.contains("Generic"), "{chain}");
         assert!(house.storage.reach().await.is_err(), "{kind:?}");
         house.server.resume().await;
         // The emulators of clouds forget what they had.

@@ -2,9 +2,15 @@
 //! an error.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use object_store::CredentialProvider;
 
 use super::Root;
+use super::error::few_words;
 use super::root::split_port;
 use crate::config::Access;
 
@@ -16,6 +22,44 @@ pub(super) struct Unusable(String);
 impl Unusable {
     pub(super) const fn new(why: String) -> Self {
         Self(why)
+    }
+}
+
+/// Says that there are no credentials at all, and where they were looked for.
+#[derive(Debug, thiserror::Error)]
+#[error("there are no credentials: {looked}, and {machine} tells none ({why})")]
+pub(super) struct Nobody {
+    /// Which variables and files say nothing.
+    looked: String,
+    /// What was asked last: who gives credentials to programs on a machine of the cloud.
+    machine: &'static str,
+    /// What it answered.
+    why: String,
+}
+
+/// Asks the machine's own service for credentials where nothing else gives any; says what is missing where there is
+/// none, for its words are about an address that nobody has ever heard of.
+#[derive(Debug)]
+pub(super) struct OfMachine<C> {
+    pub(super) service: Arc<dyn CredentialProvider<Credential = C>>,
+    pub(super) looked: String,
+    pub(super) machine: &'static str,
+}
+
+#[async_trait]
+impl<C: fmt::Debug + Send + Sync> CredentialProvider for OfMachine<C> {
+    type Credential = C;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<C>> {
+        let got = self.service.get_credential().await;
+        got.map_err(|source| object_store::Error::Unauthenticated {
+            path: String::new(),
+            source: Box::new(Nobody {
+                looked: self.looked.clone(),
+                machine: self.machine,
+                why: few_words(&source),
+            }),
+        })
     }
 }
 
@@ -42,8 +86,7 @@ impl Profile {
     ///
     /// `object_store` knows variables, web identities and instance roles, but not these files.
     pub(super) fn load(access: &Access) -> Self {
-        let name = access.variable("AWS_PROFILE");
-        let name = name.unwrap_or_else(|| "default".to_owned());
+        let name = Self::name(access);
         let file = |own: &str, usual: &str| {
             let named = access.variable(own).map(PathBuf::from);
             std::fs::read_to_string(named.or_else(|| access.at_home(usual))?).ok()
@@ -51,6 +94,12 @@ impl Profile {
         let keys = file("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials").unwrap_or_default();
         let settings = file("AWS_CONFIG_FILE", ".aws/config").unwrap_or_default();
         Self::of(&name, &keys, &settings)
+    }
+
+    /// Returns the name of the profile that is asked for.
+    pub(super) fn name(access: &Access) -> String {
+        let name = access.variable("AWS_PROFILE");
+        name.unwrap_or_else(|| "default".to_owned())
     }
 
     fn of(name: &str, keys: &str, settings: &str) -> Self {

@@ -4,9 +4,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, header};
-use object_store::aws::AmazonS3Builder;
-use object_store::azure::MicrosoftAzureBuilder;
-use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::http::HttpBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::prefix::PrefixStore;
@@ -14,7 +14,7 @@ use object_store::{
     BackoffConfig, ClientOptions, ObjectStore, RetryConfig, StaticCredentialProvider,
 };
 
-use super::credentials::{Profile, WebAuth, connection_string, web_auth};
+use super::credentials::{OfMachine, Profile, Unusable, WebAuth, connection_string, web_auth};
 use super::error::WHOLE;
 use super::oci::Registry;
 use super::root::Kind;
@@ -24,6 +24,9 @@ use crate::config::Access;
 
 /// What a caller waits for at most before a failed call is told, all tries of it together.
 const RETRY: std::time::Duration = std::time::Duration::from_secs(15);
+
+/// As `RETRY`, for the service of a machine of the cloud: less than one connection takes that comes about nowhere.
+const RETRY_OF_MACHINE: std::time::Duration = std::time::Duration::from_secs(4);
 
 /// Opens what lies behind a root as an `object_store`, for those who wrap it. Nothing is called yet.
 ///
@@ -116,11 +119,36 @@ fn s3(root: &Root, access: &Access, meter: &Meter) -> object_store::Result<Arc<d
             .with_allow_http(is_clear(&endpoint))
             .with_endpoint(endpoint);
     }
-    let store = builder
+    builder = builder
         .with_bucket_name(root.place())
-        .with_retry(retry())
-        .with_http_connector(Connector::new(meter))
-        .build()?;
+        .with_http_connector(Connector::new(meter));
+    use AmazonS3ConfigKey as Key;
+    let given = [
+        Key::AccessKeyId,
+        Key::SecretAccessKey,
+        Key::WebIdentityTokenFile,
+        Key::ContainerCredentialsRelativeUri,
+        Key::ContainerCredentialsFullUri,
+    ];
+    let is_open = builder.get_config_value(&Key::SkipSignature).as_deref() == Some("true");
+    if !is_open
+        && given
+            .iter()
+            .all(|key| builder.get_config_value(key).is_none())
+    {
+        let machine = builder.clone().with_retry(retry_of_machine()).build()?;
+        let looked = format!(
+            "AWS_ACCESS_KEY_ID and AWS_WEB_IDENTITY_TOKEN_FILE are not set, the profile `{}` has no keys in \
+             ~/.aws/credentials or ~/.aws/config",
+            Profile::name(access)
+        );
+        builder = builder.with_credentials(Arc::new(OfMachine {
+            service: machine.credentials().clone(),
+            looked,
+            machine: "the metadata service of an instance",
+        }));
+    }
+    let store = builder.with_retry(retry()).build()?;
     Ok(Arc::new(store))
 }
 
@@ -151,11 +179,32 @@ fn gcs(root: &Root, access: &Access, meter: &Meter) -> object_store::Result<Arc<
             .with_base_url(endpoint.trim_end_matches('/'))
             .with_client_options(options);
     }
-    let store = builder
+    builder = builder
         .with_bucket_name(root.place())
-        .with_retry(retry())
-        .with_http_connector(Connector::new(meter))
-        .build()?;
+        .with_http_connector(Connector::new(meter));
+    use GoogleConfigKey as Key;
+    let given = [
+        Key::ServiceAccount,
+        Key::ServiceAccountKey,
+        Key::ApplicationCredentials,
+    ];
+    let is_open = builder.get_config_value(&Key::SkipSignature).as_deref() == Some("true");
+    let of_tool = access.at_home(".config/gcloud/application_default_credentials.json");
+    let has_file = of_tool.is_some_and(|file| file.exists());
+    let is_given = given
+        .iter()
+        .any(|key| builder.get_config_value(key).is_some());
+    if !is_open && !has_file && !is_given {
+        let machine = builder.clone().with_retry(retry_of_machine()).build()?;
+        builder = builder.with_credentials(Arc::new(OfMachine {
+            service: machine.credentials().clone(),
+            looked: "GOOGLE_APPLICATION_CREDENTIALS and GOOGLE_SERVICE_ACCOUNT are not set, there is no \
+                     ~/.config/gcloud/application_default_credentials.json"
+                .to_owned(),
+            machine: "the metadata service of an instance",
+        }));
+    }
+    let store = builder.with_retry(retry()).build()?;
     Ok(Arc::new(store))
 }
 
@@ -190,7 +239,7 @@ fn azure(
         builder = builder.with_access_key(key);
     }
     if let Some(signature) = told("SharedAccessSignature") {
-        builder = builder.with_config(object_store::azure::AzureConfigKey::SasKey, signature);
+        builder = builder.with_config(AzureConfigKey::SasKey, signature);
     }
     let endpoint = access.azure_endpoint.clone();
     let endpoint = endpoint.or_else(|| access.variable("AZURE_STORAGE_ENDPOINT"));
@@ -200,11 +249,43 @@ fn azure(
             .with_allow_http(is_clear(&endpoint))
             .with_endpoint(endpoint);
     }
-    let store = builder
+    builder = builder
         .with_container_name(root.place())
-        .with_retry(retry())
-        .with_http_connector(Connector::new(meter))
-        .build()?;
+        .with_http_connector(Connector::new(meter));
+    use AzureConfigKey as Key;
+    let has = |key: Key| builder.get_config_value(&key).is_some();
+    let is = |key: Key| builder.get_config_value(&key).as_deref() == Some("true");
+    if !has(Key::AccountName) && !is(Key::UseEmulator) {
+        let why = "no account is named: AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_CONNECTION_STRING and \
+                   `storage.azure.account` say nothing";
+        return Err(object_store::Error::Generic {
+            store: "Azure",
+            source: Box::new(Unusable::new(why.to_owned())),
+        });
+    }
+    let is_given = [
+        Key::AccessKey,
+        Key::SasKey,
+        Key::Token,
+        Key::ClientSecret,
+        Key::FederatedTokenFile,
+    ]
+    .into_iter()
+    .any(has);
+    let is_open = [Key::SkipSignature, Key::UseEmulator, Key::UseAzureCli]
+        .into_iter()
+        .any(is);
+    if !is_given && !is_open {
+        let machine = builder.clone().with_retry(retry_of_machine()).build()?;
+        builder = builder.with_credentials(Arc::new(OfMachine {
+            service: machine.credentials().clone(),
+            looked: "AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_KEY, AZURE_CLIENT_SECRET and \
+                     AZURE_FEDERATED_TOKEN_FILE are not set, AZURE_STORAGE_CONNECTION_STRING has no key"
+                .to_owned(),
+            machine: "the managed identity of a machine",
+        }));
+    }
+    let store = builder.with_retry(retry()).build()?;
     Ok(Arc::new(store))
 }
 
@@ -256,6 +337,14 @@ fn settings<'a, K: FromStr>(
 
 fn is_clear(endpoint: &str) -> bool {
     endpoint.starts_with("http://")
+}
+
+/// As `retry`, for a service that answers at once where there is one, and is often not there.
+fn retry_of_machine() -> RetryConfig {
+    RetryConfig {
+        retry_timeout: RETRY_OF_MACHINE,
+        ..retry()
+    }
 }
 
 fn retry() -> RetryConfig {

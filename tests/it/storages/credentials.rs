@@ -1,6 +1,9 @@
 //! How storages are opened: by files, variables and tokens, each as its ecosystem keeps them.
 
+use std::process::Command;
+
 use super::*;
+use crate::kit::program::{WAFT, free_port};
 use crate::kit::servers::Front;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -28,11 +31,77 @@ async fn who_has_no_credentials_is_told_where_they_come_from() {
             _ => "~/.netrc",
         };
         assert!(hint.contains(words), "{hint}");
-        let said = format!("{denied} {denied:?}");
+        let said = format!("{} {denied:?}", chain(&denied));
         assert!(
             !said.contains("secret") && !said.contains("Eby8vd"),
             "{said}"
         );
+        let code = match kind {
+            Kind::Azure => "403 AuthorizationFailure: Server failed to authenticate",
+            Kind::Oci => "the registry answers 401",
+            _ => "401 Unauthorized",
+        };
+        assert!(said.contains(code), "{said}");
+        assert!(!said.contains(['<', '\n']), "{said}");
+    }
+}
+
+/// Who has no credentials at all is told what was looked at, and not what the machine has no service for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_nothing_is_told_what_is_missing() {
+    let home = tempfile::tempdir().unwrap();
+    let nobody = free_port().to_string();
+    let url = format!("http://{nobody}");
+    for (root, variables, missing, hint) in [
+        (
+            "s3://bucket",
+            vec![
+                ("AWS_METADATA_ENDPOINT", url.as_str()),
+                ("AWS_PROFILE", "ci"),
+            ],
+            "AWS_ACCESS_KEY_ID and AWS_WEB_IDENTITY_TOKEN_FILE are not set, the profile `ci` has no keys",
+            "~/.aws/credentials",
+        ),
+        (
+            "gs://bucket",
+            vec![("GCE_METADATA_HOST", &nobody), ("GCE_METADATA_IP", &nobody)],
+            "GOOGLE_APPLICATION_CREDENTIALS and GOOGLE_SERVICE_ACCOUNT are not set",
+            "the file of a service account",
+        ),
+        (
+            "az://container",
+            vec![
+                ("AZURE_STORAGE_ACCOUNT_NAME", "somebody"),
+                ("IDENTITY_ENDPOINT", &url),
+            ],
+            "AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_KEY",
+            "AZURE_STORAGE_CONNECTION_STRING",
+        ),
+        (
+            "az://container",
+            vec![],
+            "no account is named",
+            "AZURE_STORAGE_ACCOUNT_NAME",
+        ),
+    ] {
+        let output = Command::new(WAFT)
+            .args(["storage", "ls", root])
+            .env_clear()
+            .env("HOME", home.path())
+            .env("WAFT_HOME", home.path())
+            .envs(variables)
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let lines: Vec<_> = said.lines().collect();
+        let [what, refused, why, mend] = lines.as_slice() else {
+            panic!("{said}");
+        };
+        assert!(what.starts_with("error: cannot look into"), "{said}");
+        assert!(refused.contains("refuses access"), "{said}");
+        assert!(why.contains(missing), "{said}");
+        assert!(mend.starts_with("hint: ") && mend.contains(hint), "{said}");
     }
 }
 

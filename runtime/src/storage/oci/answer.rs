@@ -5,6 +5,7 @@ use std::time::Duration;
 use object_store::Error;
 use oci_client::errors::{OciDistributionError, OciErrorCode};
 
+use crate::storage::error::said as said_by;
 use crate::storage::wire::SILENCE;
 
 /// Times that something is pushed before a refusal counts.
@@ -109,6 +110,24 @@ pub(super) fn told(path: &str, error: OciDistributionError) -> Error {
     // The URL of a request may carry a signature of the store behind the registry.
     let source: Box<dyn std::error::Error + Send + Sync> = match error {
         OciDistributionError::RequestError(error) => Box::new(error.without_url()),
+        OciDistributionError::RegistryError { envelope, .. } => {
+            let said = serde_json::to_string(&envelope).ok();
+            let said = said.as_deref().and_then(said_by);
+            format!(
+                "the registry answers {}",
+                said.as_deref().unwrap_or("with an error")
+            )
+            .into()
+        }
+        OciDistributionError::ServerError { code, message, .. } => {
+            let said = said_by(&message).unwrap_or_default();
+            format!("the registry answers {code} {said}")
+                .trim_end()
+                .to_owned()
+                .into()
+        }
+        OciDistributionError::UnauthorizedError { .. } => "the registry answers 401".into(),
+        OciDistributionError::GenericError(Some(what)) => what.into(),
         other => Box::new(other),
     };
     if is_unknown || is_missing || status == Some(404) {
