@@ -1,6 +1,8 @@
 //! Credentials, read from where each ecosystem keeps them. Nothing of them ever enters metadata, a log or
 //! an error.
 
+mod docker;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -9,6 +11,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use object_store::CredentialProvider;
 
+pub(super) use self::docker::docker;
 use super::Root;
 use super::error::few_words;
 use super::root::split_port;
@@ -195,48 +198,6 @@ fn netrc(text: &str, host: &str) -> Option<(String, String)> {
         }
     }
     Some((login?.to_owned(), password?.to_owned()))
-}
-
-/// Reads the Docker credentials of a registry, through its helper where one is configured.
-///
-/// # Errors
-///
-/// Fails if the configuration cannot be read or the helper does not answer. Having no entry is no error.
-pub(super) fn docker(access: &Access, registry: &str) -> Result<Option<Login>, Unusable> {
-    use docker_credential::{CredentialRetrievalError as Error, DockerCredential};
-
-    let folder = access.variable("DOCKER_CONFIG").map(PathBuf::from);
-    let Some(folder) = folder.or_else(|| access.at_home(".docker")) else {
-        return Ok(None);
-    };
-    let file = match std::fs::File::open(folder.join("config.json")) {
-        Ok(file) => std::io::BufReader::new(file),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => {
-            let what = format!("the Docker credential file cannot be read: {error}");
-            return Err(Unusable(what));
-        }
-    };
-
-    let refused = |what: String| Err(Unusable(what));
-    match docker_credential::get_credential_from_reader(file, registry) {
-        Ok(DockerCredential::UsernamePassword(user, password)) => {
-            Ok(Some(Login::Password(user, password)))
-        }
-        Ok(DockerCredential::IdentityToken(token)) => Ok(Some(Login::Identity(token))),
-        Err(Error::NoCredentialConfigured) => Ok(None),
-        Err(Error::HelperFailure { stdout, .. }) if stdout.contains("credentials not found") => {
-            Ok(None)
-        }
-        // The helper's other words may hold what it knows, so they are not repeated.
-        Err(Error::HelperFailure { helper, .. }) => {
-            refused(format!("the credential helper `{helper}` did not answer"))
-        }
-        Err(Error::HelperCommunicationError | Error::MalformedHelperResponse) => refused(format!(
-            "the credential helper that Docker has for `{registry}` cannot be asked"
-        )),
-        Err(_) => refused("the Docker credential file cannot be understood".to_owned()),
-    }
 }
 
 #[cfg(test)]

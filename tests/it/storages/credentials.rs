@@ -105,6 +105,46 @@ async fn who_has_nothing_is_told_what_is_missing() {
     }
 }
 
+/// A helper that never answers, as one does that waits for somebody at a screen, is ended with all that it started.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_helper_that_hangs_is_ended() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let server = StorageServer::start_locked(Kind::Oci).await;
+    let folder = tempfile::tempdir().unwrap();
+    let (helper, pid) = (
+        folder.path().join("docker-credential-hangs"),
+        folder.path().join("pid"),
+    );
+    // The child of a shell holds its output open.
+    let script = format!(
+        "#!/bin/sh\nsleep 1000 &\necho $! > '{}'\nwait\n",
+        pid.display()
+    );
+    std::fs::write(&helper, script).unwrap();
+    std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o700)).unwrap();
+    server.write_home(".docker/config.json", r#"{ "credsStore": "hangs" }"#);
+    let path = format!(
+        "{}:{}",
+        folder.path().display(),
+        std::env::var("PATH").unwrap()
+    );
+    let listed = Command::new(WAFT)
+        .args(["storage", "ls", &server.root.to_string()])
+        .env("WAFT_HOME", folder.path())
+        .env("PATH", path)
+        .envs(server.environment())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(listed.stderr).unwrap();
+    assert_eq!(listed.status.code(), Some(1), "{said}");
+    assert!(said.contains("`docker-credential-hangs`"), "{said}");
+    assert!(said.contains("no answer for 20 s"), "{said}");
+    let pid = std::fs::read_to_string(pid).unwrap();
+    let line = std::fs::read_to_string(format!("/proc/{}/cmdline", pid.trim()));
+    assert!(!line.is_ok_and(|line| line.contains("sleep")), "{said}");
+}
+
 /// The files of the AWS tools do where no variable says anything.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_profile_opens_a_bucket() {
