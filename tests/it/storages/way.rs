@@ -70,11 +70,8 @@ async fn a_server_that_freezes_is_not_waited_for_without_end() {
     // Two minutes' worth: however busy the machine is, it freezes long before the end.
     let whole = large(32 * 1024 * 1024);
     let digest = house.put(&whole).await.unwrap();
-    let inner = house.server.address();
-    let front = Front::start(&format!(
-        "location / {{ proxy_pass http://{inner}; proxy_buffering off; limit_rate 256k; }}"
-    ))
-    .await;
+    let data = house.server.data();
+    let front = Front::start(&format!("root {}; limit_rate 256k;", data.display())).await;
     let root = format!("http://{}/files/", front.address).parse().unwrap();
     house.storage = Storage::open(&root, &house.server.access).unwrap();
     let frozen = async |_: &mut House| front.freeze();
@@ -118,6 +115,37 @@ async fn what_is_changed_on_the_way_is_damage() {
     }
 }
 
+/// Runs the program on a terminal, and returns all that it shows there.
+fn on_a_terminal(
+    processes: &Processes,
+    words: &[&str],
+    environment: &[(String, String)],
+) -> String {
+    // Python's own pseudo terminal: what is typed into it is nothing, what it shows goes to its output.
+    let pty = "import os, pty, sys\n\
+               code = pty.spawn(sys.argv[1:], lambda fd: os.read(fd, 65536))\n\
+               sys.exit(os.waitstatus_to_exitcode(code))\n";
+    let like = processes.waft(words.iter().copied());
+    let mut command = Command::new(servers().unwrap().join("python/bin/python"));
+    command
+        .args(["-c", pty, WAFT])
+        .args(words)
+        .stdin(Stdio::null());
+    for (name, value) in like.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
+        .env("TERM", "xterm")
+        .env_remove("NO_COLOR")
+        .env_remove("CI")
+        .envs(environment.iter().cloned());
+    let shown = command.output().unwrap();
+    String::from_utf8_lossy(&shown.stdout).into_owned()
+}
+
 /// On a terminal a large upload shows how far it is; elsewhere there are plain lines.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_upload_shows_how_far_it_is_on_a_terminal_only() {
@@ -134,28 +162,7 @@ async fn a_large_upload_shows_how_far_it_is_on_a_terminal_only() {
         &root,
         "--yes",
     ];
-    // Python's own pseudo terminal: what is typed into it is nothing, what it shows goes to its output.
-    let pty = "import os, pty, sys\n\
-               code = pty.spawn(sys.argv[1:], lambda fd: os.read(fd, 65536))\n\
-               sys.exit(os.waitstatus_to_exitcode(code))\n";
-    let like = processes.waft(words);
-    let mut command = Command::new(servers().unwrap().join("python/bin/python"));
-    command
-        .args(["-c", pty, WAFT])
-        .args(words)
-        .stdin(Stdio::null());
-    for (name, value) in like.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    command
-        .env("TERM", "xterm")
-        .env_remove("NO_COLOR")
-        .env_remove("CI");
-    let shown = command.envs(store.environment()).output().unwrap();
-    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let shown = on_a_terminal(&processes, &words, &store.environment());
     assert!(shown.contains("registered demo/hello version 1"), "{shown}");
     assert!(shown.contains("storing"), "{shown}");
     assert!(shown.contains("/95.4"), "the whole size in {shown}");
@@ -181,5 +188,93 @@ async fn a_large_upload_shows_how_far_it_is_on_a_terminal_only() {
     assert!(
         !said.contains("storing") && !said.contains('\x1b'),
         "{said}"
+    );
+}
+
+/// So does a large download, whose size the storage tells.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_download_shows_how_far_it_is_on_a_terminal_only() {
+    let processes = Processes::start(LEASE).await;
+    let store = StorageServer::start(Kind::Http).await;
+    let file = padded(processes.folder(), 20_000_000);
+    std::fs::copy(&file, store.data().join("files/hello.wasm")).unwrap();
+    // Two seconds' worth: a bar comes only where something takes its time.
+    let data = store.data();
+    let front = Front::start(&format!("root {}; limit_rate 10m;", data.display())).await;
+    let place = format!("http://{}/files/hello.wasm", front.address);
+    let words = ["register", &place, "--project", "demo", "--yes"];
+    let shown = on_a_terminal(&processes, &words, &store.environment());
+    assert!(shown.contains("registered demo/hello version 1"), "{shown}");
+    assert!(shown.contains("fetching hello.wasm"), "{shown}");
+    assert!(shown.contains("/19."), "the whole size in {shown}");
+
+    let plain = processes
+        .waft(words)
+        .envs(store.environment())
+        .output()
+        .unwrap();
+    assert!(plain.status.success(), "{plain:?}");
+    let said = String::from_utf8_lossy(&plain.stderr).into_owned();
+    assert!(
+        !said.contains("fetching") && !said.contains('\x1b'),
+        "{said}"
+    );
+}
+
+/// A registry may keep its blobs elsewhere, and send there. Its login stays with it, and what comes from there is
+/// checked as ever. A server of files that sends elsewhere is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_keeps_its_blobs_elsewhere_gives_no_login_away() {
+    let mut house = House::over(StorageServer::start_locked(Kind::Oci).await);
+    let whole = bytes(29);
+    let digest = house.put(&whole).await.unwrap();
+    let (inner, data) = (house.server.address(), house.server.data());
+    let blobs = data.join("docker/registry/v2/blobs/sha256");
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("elsewhere.log");
+    // What opens the registry must not open this one: it is written down, and refused.
+    let elsewhere = Front::start(&format!(
+        "access_log {} combined; location / {{ if ($http_authorization) {{ return 403; }} root {}; }}",
+        log.display(),
+        blobs.display()
+    ))
+    .await;
+    let with_login = reqwest::Client::new()
+        .get(format!("http://{}/", elsewhere.address))
+        .basic_auth("ada", Some("secret"));
+    assert_eq!(with_login.send().await.unwrap().status(), 403);
+    std::fs::write(&log, "").unwrap();
+    let front = Front::start(&format!(
+        "location / {{ proxy_pass http://{inner}; proxy_set_header Host $http_host; }} \
+         location ~ \"^/v2/.*/blobs/sha256:(?<hex>(?<head>[0-9a-f]{{2}}).*)$\" {{ \
+         if ($http_authorization = '') {{ return 418; }} \
+         if ($request_method = GET) {{ return 307 http://{}/$head/$hex/data?signed=yes; }} \
+         proxy_pass http://{inner}; proxy_set_header Host $http_host; }}",
+        elsewhere.address
+    ))
+    .await;
+    let config = house.server.access.at_home(".docker/config.json").unwrap();
+    let login = std::fs::read_to_string(&config).unwrap();
+    let login = login.replace(&inner.to_string(), &front.address.to_string());
+    std::fs::write(&config, login).unwrap();
+    let root: Root = format!("oci://{}/{}", front.address, house.server.root.path())
+        .parse()
+        .unwrap();
+    house.storage = Storage::open(&root, &house.server.access).unwrap();
+    house.forget();
+    assert_eq!(house.fetch(digest, &whole).await.unwrap(), whole);
+    let asked = std::fs::read_to_string(&log).unwrap();
+    assert!(
+        asked.contains("signed=yes") && !asked.contains(" 403 "),
+        "{asked}"
+    );
+
+    let damage = whole[1..].to_vec();
+    house.server.plant(&key::artifact(digest), damage).await;
+    house.forget();
+    let damaged = house.fetch(digest, &whole).await.unwrap_err();
+    assert!(
+        matches!(damaged, StorageError::Damaged { .. }),
+        "{damaged:?}"
     );
 }
