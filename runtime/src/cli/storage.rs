@@ -49,7 +49,8 @@ Examples:
   waft storage verify s3://bucket/results --delete
 
 With --delete what is half-written goes after a day, and after a week what is orphaned or has expired, each
-only if its name is one that waft makes. A second server that keeps things under the same root would lose
+only if its name is one that waft makes: what is younger may be on its way to a server. After the question
+all of that is looked at once more, so what was registered meanwhile stays. A second server that keeps things under the same root would lose
 them: ask the server whose root it is.")]
     Verify {
         /// The root.
@@ -295,7 +296,31 @@ struct Verifier<'a> {
     counted: usize,
 }
 
-impl Verifier<'_> {
+impl<'a> Verifier<'a> {
+    /// Looks at objects; the server is asked after they were listed: what is registered meanwhile is then on its
+    /// list.
+    async fn look_at(
+        root: &'a Root,
+        storage: Storage,
+        all: &[Found],
+        reach: &Reach,
+        call: &Call,
+    ) -> Done<Self> {
+        let mut verifier = Self {
+            root,
+            storage,
+            known: Known::of(root, all, reach, call).await,
+            now: call.clock.now(),
+            findings: Vec::new(),
+            artifacts: 0,
+            counted: 0,
+        };
+        for found in all {
+            verifier.look(found).await?;
+        }
+        Ok(verifier)
+    }
+
     fn find(&mut self, found: &Found, why: impl Into<String>, is_left_over: bool) {
         self.findings.push(Finding {
             key: found.key.clone(),
@@ -399,7 +424,7 @@ impl Verifier<'_> {
     }
 
     /// Deletes what is left over, and forgets that it was found; answers how much that was.
-    async fn delete(&mut self, yes: bool, call: &Call) -> Done<usize> {
+    async fn delete(&mut self, yes: bool, reach: &Reach, call: &Call) -> Done<usize> {
         let (left_over, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.findings)
             .into_iter()
             .partition(|finding| finding.is_left_over);
@@ -413,11 +438,18 @@ impl Verifier<'_> {
             self.root
         );
         call.output.ask(&question, yes, "nothing was deleted")?;
-        for finding in &left_over {
-            let deleted = self.storage.delete(&finding.key).await;
-            deleted.map_err(|error| told(error, self.root))?;
+        // The answer took its time, and reading everything did: somebody may have registered it meanwhile.
+        let keys: HashSet<_> = left_over.into_iter().map(|finding| finding.key).collect();
+        let mut all = found(self.root, &self.storage).await?;
+        all.retain(|found| keys.contains(&found.key));
+        let again = Verifier::look_at(self.root, self.storage.clone(), &all, reach, call).await?;
+        let mut deleted = 0;
+        for finding in again.findings.iter().filter(|finding| finding.is_left_over) {
+            let gone = self.storage.delete(&finding.key).await;
+            gone.map_err(|error| told(error, self.root))?;
+            deleted += 1;
         }
-        Ok(left_over.len())
+        Ok(deleted)
     }
 }
 
@@ -427,21 +459,8 @@ async fn verify(root: &Root, delete: Option<bool>, reach: &Reach, call: &Call) -
         let what = format!("nothing is ever deleted from `{root}`");
         return Err(Failure::could(what).or_hint("the registry or the web server itself can"));
     }
-    // The server is asked second: what is registered meanwhile is then on its list.
     let all = found(root, &storage).await?;
-    let known = Known::of(root, &all, reach, call).await;
-    let mut verifier = Verifier {
-        root,
-        storage,
-        known,
-        now: call.clock.now(),
-        findings: Vec::new(),
-        artifacts: 0,
-        counted: 0,
-    };
-    for found in &all {
-        verifier.look(found).await?;
-    }
+    let mut verifier = Verifier::look_at(root, storage, &all, reach, call).await?;
     let all_findings = verifier.findings.len();
     if !call.output.is_json() {
         verifier.findings.iter().try_for_each(|finding| {
@@ -452,7 +471,7 @@ async fn verify(root: &Root, delete: Option<bool>, reach: &Reach, call: &Call) -
         })?;
     }
     let deleted = match delete {
-        Some(yes) => verifier.delete(yes, call).await?,
+        Some(yes) => verifier.delete(yes, reach, call).await?,
         None => 0,
     };
     let (findings, artifacts, counted) = (verifier.findings, verifier.artifacts, verifier.counted);

@@ -9,8 +9,8 @@ use serde_json::json;
 use waft::model::state::State;
 
 use super::*;
-use crate::kit::guests::guest;
-use crate::kit::program::{Process, Processes};
+use crate::kit::guests::{guest, servers};
+use crate::kit::program::{Process, Processes, WAFT};
 use crate::kit::witness::patient;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -210,6 +210,53 @@ async fn what_nobody_needs_is_deleted_and_nothing_else() {
     let (out, err) = said(&verify(&["--delete", "--yes"]));
     assert!(err.contains("deleted 0 objects"), "{out} {err}");
     assert_eq!(out.lines().count(), 2, "{out}");
+}
+
+/// What was registered while somebody thought about the question stays, and so does what is young enough to be on
+/// its way to the server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_registered_meanwhile_is_not_deleted() {
+    let processes = Processes::start(DAY / 24 / 12).await;
+    let root = processes.folder().join("root");
+    let place = format!("file://{}", root.display());
+    let keep = |bytes: &[u8], by: Duration| {
+        let path = root.join(key::artifact(Digest::of(bytes)));
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        age(&path, by);
+        path
+    };
+    let hello = guest("hello").unwrap();
+    let wanted = keep(&std::fs::read(&hello).unwrap(), 30 * DAY);
+    let young = keep(b"on its way", 6 * DAY);
+    let old = keep(b"nobody's", 8 * DAY);
+    // What a pseudo terminal shows is read until the question stands there; then somebody registers, and says yes.
+    let pty = "import os, pty, subprocess, sys\n\
+               pid, fd = pty.fork()\n\
+               if pid == 0: os.execv(sys.argv[1], [sys.argv[1], 'storage', 'verify', sys.argv[2], '--delete'])\n\
+               shown = b''\n\
+               while b'delete 2 objects' not in shown: shown += os.read(fd, 65536)\n\
+               register = ['register', sys.argv[3], '--project', 'demo', '--storage', sys.argv[2]]\n\
+               subprocess.run([sys.argv[1], *register], check=True)\n\
+               os.write(fd, b'y\\n')\n\
+               try:\n\
+               \x20   while True: shown += os.read(fd, 65536)\n\
+               except OSError: pass\n\
+               os.waitpid(pid, 0)\n\
+               print(shown.decode())\n";
+    let mut command = std::process::Command::new(servers().unwrap().join("python/bin/python"));
+    command.args(["-c", pty, WAFT, &place, hello.to_str().unwrap()]);
+    for (name, value) in processes.waft([]).get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let (out, err) = said(&command.output().unwrap());
+    assert!(out.contains("deleted 1 objects"), "{out} {err}");
+    for (path, is_there) in [(&wanted, true), (&young, true), (&old, false)] {
+        assert_eq!(path.exists(), is_there, "{}: {out}", path.display());
+    }
 }
 
 /// Names and things that somebody else put into a folder are shown, and break nothing.
