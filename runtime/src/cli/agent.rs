@@ -87,7 +87,7 @@ pub(super) struct Flags {
     /// A label that it offers beside the name of this machine. Repeatable.
     #[arg(long, value_parser = label)]
     label: Vec<String>,
-    /// Offers only the labels that are given.
+    /// Offers only the labels that are given: not the name of this machine, and none of its storages.
     #[arg(long)]
     no_auto_labels: bool,
     /// A storage root that it fetches from, beside the default storage. Repeatable.
