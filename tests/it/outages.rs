@@ -140,6 +140,54 @@ async fn a_run_outlives_the_place_of_its_results() {
     assert!(times[1] <= 2 && times[2] == 1, "{out:?}");
 }
 
+/// The output of a finished task is gone or damaged when the next claim needs it: the run is Crashed and says whose
+/// it was, where it lay, and what can be done. The task is not made again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_finished_output_that_is_lost_crashes_the_run_and_is_named() {
+    let processes = Processes::start(LEASE).await;
+    let store = StorageServer::start(Kind::S3).await;
+    register(&processes, &store, "sides", &[]);
+    let root = format!("{}/results", store.root);
+    let start = || agent(&processes, "mira", (&store, &root), &[]).0;
+    let cases = [
+        ("results.lost", None),
+        ("results.damaged", Some("7")),
+        ("results.damaged", Some("")),
+    ];
+    for (code, bytes) in cases {
+        let first = start();
+        let run = processes.run("sides", json!({"millis": 1000})).await;
+        processes.until_successes(run, 1).await;
+        first.kill();
+        let tasks = processes.task_runs(run).await;
+        let kept = tasks.iter().filter_map(|task| task.result.as_ref());
+        let keys: Vec<_> = kept.map(|kept| kept.segment.clone()).collect();
+        for key in &keys {
+            let key = format!("results/{key}");
+            match bytes {
+                None => store.remove(&key).await,
+                Some(bytes) => store.plant(&key, bytes).await,
+            }
+        }
+        // Started anew under its name, it goes on at once.
+        let again = start();
+        let ended = processes.ends_as(run, State::Crashed).await;
+        assert_eq!(ended.code.as_deref(), Some(code), "{}", ended.message);
+        let key = keys.last().unwrap();
+        for words in [&root, key, "the output of `step"] {
+            assert!(ended.message.contains(words), "{words}: {}", ended.message);
+        }
+        let hints = processes.client.explain(run).await.unwrap().hints;
+        let anew = "waft flow-run create demo/sides --param 'millis=1000'";
+        assert_eq!(hints[0], anew);
+        again.kill();
+        let begun = lines_of(&processes.out_log());
+        let begun = begun.iter().filter(|line| line.starts_with("begin"));
+        let own = begun.filter(|line| line.contains(&run.to_string()));
+        assert!(own.count() <= 2, "what was finished was made again");
+    }
+}
+
 /// An agent starts while all of its storages are away, says so, and takes them up as they come.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_starts_before_its_storages() {

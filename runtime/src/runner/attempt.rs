@@ -1,7 +1,7 @@
 //! One attempt: look into the task cache, run the sandbox, pass on what is said, keep the output.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use super::{Inner, Tell, Told, chain, command};
 use crate::model::flow::{self, Body, Definition, Described, OnLost};
 use crate::model::grant::Grants;
-use crate::model::graph::{self, Ended, Ending};
+use crate::model::graph::{self, Ended, Ending, Lost};
 use crate::model::id::FlowRunId;
 use crate::model::limit::Limits;
 use crate::model::parameter::Bound;
-use crate::model::run::{Card, Happening, LogLine, ResultRef, TaskRunKey, Usage};
+use crate::model::run::{Card, Happening, Level, LogLine, ResultRef, TaskRunKey, Usage};
 use crate::model::value::Value;
 use crate::sandbox::{self, Call, Outcome, Prepared, RunInfo, Said, Says};
 use crate::storage::{CacheBy, CacheKey, StorageError};
@@ -26,6 +26,8 @@ use crate::storage::{CacheBy, CacheKey, StorageError};
 const LINES: usize = 256;
 /// Bytes of log lines after which the next ones are told apart; a report must fit a request.
 const LINES_BYTES: usize = 256 * 1024;
+/// How often a value is read before it is taken for lost or damaged.
+const LOOKS: u32 = 3;
 /// How long a run that waits for the place of its results leaves it alone between two tries.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -47,12 +49,14 @@ pub(super) struct Shared {
     pub(super) stop: watch::Sender<bool>,
     /// Whether a task of it may not be made twice, so that the run is not handed back where it can wait.
     pub(super) waits_here: bool,
+    /// Whether it waits, and has said so.
+    pub(super) is_waiting: AtomicBool,
 }
 
 /// Says that the place of results is away, so that the run cannot go on here. Nobody is to blame for that
 /// in the run.
 #[derive(Debug)]
-pub(super) struct Away(pub(super) String);
+pub(super) struct Away(pub(super) StorageError);
 
 /// What the attempts of a task may.
 #[derive(Clone, Debug)]
@@ -319,31 +323,65 @@ impl Shared {
         Ok(kept.map_err(|error| format!("its output could not be kept: {}", chain(&error))))
     }
 
-    /// Reads what was kept. The inner error is of a value that is gone or damaged, while others are not.
-    pub(super) async fn read(&self, result: &ResultRef) -> Result<Result<Value, String>, Away> {
+    /// Reads what was kept. The inner error is of a value that is gone or damaged, while others are not: it is
+    /// believed only after so many looks.
+    pub(super) async fn read(&self, result: &ResultRef) -> Result<Result<Value, Lost>, Away> {
         let results = &self.runner.settings.results;
-        let read = self.patiently(|| results.read(result)).await?;
-        Ok(read.map_err(|error| chain(&error)))
+        let mut looks = 1;
+        loop {
+            let error = match self.patiently(|| results.read(result)).await? {
+                Ok(value) => return Ok(Ok(value)),
+                Err(error) => error,
+            };
+            if looks == LOOKS {
+                return Ok(Err(lost(&error)));
+            }
+            looks += 1;
+        }
     }
 
     /// Asks the place of results, and decides here alone what a failure means for the run: if it is the place
     /// that fails, the run goes on elsewhere or later. A run that may not be made twice waits for it here, as
-    /// long as it may take.
+    /// long as it may take, and says so in its log.
     async fn patiently<T, F>(&self, ask: impl Fn() -> F) -> Result<Result<T, StorageError>, Away>
     where
         F: Future<Output = Result<T, StorageError>>,
     {
         loop {
-            match ask().await {
-                Err(error) if error.failed_place().is_some() && self.waits_here => {
-                    let error = chain(&error);
-                    tracing::warn!(run.id = %self.flow_run_id, error, "it waits for the place of its results");
-                    self.runner.settings.clock.sleep(PATIENCE).await;
+            let error = match ask().await {
+                Err(error) if error.failed_place().is_some() => error,
+                answer => {
+                    if self.is_waiting.swap(false, Ordering::Relaxed) {
+                        let text = "the place of its results answers again, and it goes on";
+                        self.say(Level::Info, text.to_owned()).await;
+                    }
+                    return Ok(answer);
                 }
-                Err(error) if error.failed_place().is_some() => return Err(Away(chain(&error))),
-                answer => return Ok(answer),
+            };
+            if !self.waits_here {
+                return Err(Away(error));
             }
+            // Once, however many of its tasks wait.
+            if !self.is_waiting.swap(true, Ordering::Relaxed) {
+                let error = chain(&error);
+                tracing::warn!(run.id = %self.flow_run_id, error, "it waits for the place of its results");
+                let text = format!("it waits for the place of its results: {error}");
+                self.say(Level::Warning, text).await;
+            }
+            self.runner.settings.clock.sleep(PATIENCE).await;
         }
+    }
+
+    /// Says something in the log of the run as a whole.
+    async fn say(&self, level: Level, text: String) {
+        let line = LogLine {
+            at: self.runner.settings.clock.now(),
+            level,
+            task_run: None,
+            attempt: 0,
+            text,
+        };
+        self.tell(Happening::Log { lines: vec![line] }).await;
     }
 
     /// Looks for an earlier output. It is kept anew with this run, so that it lives as long.
@@ -410,6 +448,17 @@ impl Shared {
             },
         }
     }
+}
+
+/// Says why a value is lost while its place is there.
+fn lost(error: &StorageError) -> Lost {
+    let code = match error {
+        StorageError::NotFound { .. } | StorageError::Withheld { .. } => "results.lost",
+        StorageError::Damaged { .. } => "results.damaged",
+        _ => "internal",
+    };
+    let why = chain(error);
+    Lost { why, code }
 }
 
 /// An end without an attempt in a sandbox.

@@ -1,6 +1,7 @@
 //! The course of one run: asks the graph what is next, has it done, and tells what happened.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -10,10 +11,10 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use super::attempt::{Away, Shared, ended};
-use super::{Inner, Job, LOST_RESULTS, Order, RunEnd, Told, Why};
+use super::{Inner, Job, LOST_RESULTS, Order, RunEnd, Told, Why, chain};
 use crate::clock::Monotonic;
 use crate::model::flow::OnLost;
-use crate::model::graph::{self, Chore, Ended, Graph, Outcome, Slot, Target};
+use crate::model::graph::{self, Chore, Ended, Graph, Lost, Outcome, Slot, Target};
 use crate::model::limit;
 use crate::model::parameter::Bound;
 use crate::model::run::{FlowRunMoved, Happening, ResultRef};
@@ -58,7 +59,7 @@ pub(super) struct Course {
 /// Something that was going on is done.
 enum Done {
     Ended(Slot, Box<Ended>),
-    Loaded(Target, Result<Value, String>),
+    Loaded(Target, Result<Value, Lost>),
     /// Neither here nor now.
     Away(Away),
 }
@@ -113,6 +114,7 @@ impl Course {
                 tell,
                 stop: watch::Sender::new(false),
                 waits_here: (definition.tasks.iter()).any(|task| task.on_lost == OnLost::Fail),
+                is_waiting: AtomicBool::new(false),
             }),
             graph,
             spawned: JoinSet::new(),
@@ -189,8 +191,13 @@ impl Course {
             }
             Why::Away(Away(error)) => {
                 self.flush().await;
-                let message = format!("handed back, since its results cannot be kept: {error}");
-                return end(Event::Lose, message, Some(LOST_RESULTS.to_owned()));
+                let why = chain(&error);
+                let message = format!("handed back, since its results cannot be kept: {why}");
+                let handed_back = end(Event::Lose, message, Some(LOST_RESULTS.to_owned()));
+                return RunEnd {
+                    away: Some(Arc::new(error)),
+                    ..handed_back
+                };
             }
             Why::Ordered(Order::Cancel) => (Event::Stop, "cancelled".to_owned(), None),
             Why::Late => {
@@ -292,12 +299,7 @@ impl Course {
             let shared = self.shared.clone();
             self.spawned.spawn(async move {
                 match shared.read(&result).await {
-                    Ok(read) => Done::Loaded(
-                        target,
-                        read.map_err(|error| {
-                            format!("an output of an earlier claim cannot be read: {error}")
-                        }),
-                    ),
+                    Ok(read) => Done::Loaded(target, read),
                     Err(away) => Done::Away(away),
                 }
             });
@@ -469,5 +471,6 @@ fn end(event: Event, message: String, code: Option<String>) -> RunEnd {
             result: None,
         },
         value: None,
+        away: None,
     }
 }

@@ -27,7 +27,7 @@ use crate::model::parameter::Bound;
 use crate::model::run::{FlowRunMoved, Happening, TaskRun};
 use crate::model::value::Value;
 use crate::sandbox::{Powers, Prepared, Sandbox};
-use crate::storage::{Results, TaskCache};
+use crate::storage::{Results, StorageError, TaskCache};
 use attempt::Away;
 use course::Course;
 
@@ -114,6 +114,8 @@ pub struct RunEnd {
     pub moved: FlowRunMoved,
     /// The result, if there is one and it could be read.
     pub value: Option<Value>,
+    /// What the place of results failed with, if that is why the run was handed back.
+    pub away: Option<Arc<StorageError>>,
 }
 
 /// Something that happened in a run, on its way to whoever started it.
@@ -197,7 +199,7 @@ async fn stopped(orders: &mut watch::Receiver<Order>) -> Order {
 }
 
 /// Writes an error and what caused it into one line.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {

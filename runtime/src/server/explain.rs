@@ -20,6 +20,8 @@ use crate::wire::{AgentLack, Explanation, FlowRun};
 
 /// Most agents that are looked at.
 const AGENTS_MAX: u32 = 100;
+/// Most bytes of parameters in a line to paste.
+const PARAMETERS_MAX: usize = 300;
 /// What is said of an agent that finishes what it has, or was told to.
 const TAKES_NO_MORE: &str = "takes no more runs";
 
@@ -44,6 +46,9 @@ pub(super) async fn explain(
     };
     if run.state.is_failed() {
         explanation.hints = remedies(tx, run).await?;
+        if run.code.as_deref().is_some_and(is_lost_result) {
+            explanation.hints.insert(0, anew(run));
+        }
     }
     let is_held = match run.state {
         State::Scheduled => false,
@@ -116,6 +121,26 @@ fn standing(run: &FlowRun) -> String {
         state if state.is_over() && message.is_empty() => "it is over".to_owned(),
         state if state.is_over() => run.message.clone(),
         state => format!("it is {state}{message}"),
+    }
+}
+
+/// Tells whether a run crashed since the output of a finished task is lost. That task is not made again in
+/// this run.
+fn is_lost_result(code: &str) -> bool {
+    matches!(code, "results.lost" | "results.damaged")
+}
+
+/// Returns the line that makes a run anew.
+fn anew(run: &FlowRun) -> String {
+    let parameters = run.parameters.iter().map(|(name, value)| {
+        let quoted = format!("{name}={value}").replace('\'', r"'\''");
+        format!(" --param '{quoted}'")
+    });
+    let parameters: String = parameters.collect();
+    let flow = format!("waft flow-run create {}/{}", run.project, run.flow);
+    match parameters.len() <= PARAMETERS_MAX {
+        true => flow + &parameters,
+        false => flow + " --params FILE",
     }
 }
 

@@ -338,8 +338,14 @@ async fn read_in(root: &Root, house: &House, reference: &ResultRef) -> Result<Va
         House::Remote(_) if reference.length == 0 => Some(Bytes::new()),
         House::Remote(remote) => {
             let path = ObjectPath::from(reference.segment.as_str());
-            let read = remote.get_range(&path, reference.offset..end).await;
-            Some(read.map_err(|error| StorageError::of(root, &reference.segment, error))?)
+            match remote.get_range(&path, reference.offset..end).await {
+                Ok(bytes) => Some(bytes),
+                // A range that begins after the end is refused, by each storage in other words.
+                Err(error) => match remote.head(&path).await {
+                    Ok(found) if found.size < end => None,
+                    _ => return Err(StorageError::of(root, &reference.segment, error)),
+                },
+            }
         }
     };
     let bytes = bytes.filter(|bytes| bytes.len() as u64 == reference.length);

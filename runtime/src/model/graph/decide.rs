@@ -60,8 +60,8 @@ impl Graph {
                     if subject.state == State::Skipped {
                         return Verdict::skip("the branch was not taken");
                     }
-                    if let Kept::Lost(why, _) = &subject.output {
-                        return Verdict::End(Event::Crash, why.clone(), Some("internal"));
+                    if let Kept::Lost(lost, _) = &subject.output {
+                        return Verdict::End(Event::Crash, lost.why.clone(), Some(lost.code));
                     }
                     subject.output.value()
                 }

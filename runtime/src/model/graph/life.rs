@@ -90,7 +90,16 @@ pub(super) enum Kept {
     /// It is kept and at hand.
     Here(Value, ResultRef),
     /// It is kept, but could not be read, for this reason.
-    Lost(String, ResultRef),
+    Lost(Lost, ResultRef),
+}
+
+/// Why a value of an earlier claim is lost. Whoever needs it crashes: what is finished is never made again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// In words.
+    pub why: String,
+    /// A stable word for it.
+    pub code: &'static str,
 }
 
 impl Kept {

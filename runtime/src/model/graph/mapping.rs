@@ -12,7 +12,7 @@ use super::super::limit::{MAP_ELEMENTS_MAX, TASK_RUNS_MAX};
 use super::super::run::{ResultRef, TaskRun};
 use super::super::state::Event;
 use super::super::value::{NotJson, Value};
-use super::life::{Kept, Life};
+use super::life::{Kept, Life, Lost};
 use super::plan::{From, Input};
 use super::trigger::{Counts, Pull};
 use super::{Graph, Slot, Target};
@@ -311,7 +311,7 @@ impl Graph {
 
     fn whole_output<'a>(&self, input: &Input, life: &'a Life) -> Result<&'a Value, Refused> {
         match &life.output {
-            Kept::Lost(why, _) => Err(Refused::lost(why)),
+            Kept::Lost(lost, _) => Err(Refused::lost(lost)),
             output => output.value().ok_or_else(|| {
                 let name = &input.name;
                 Refused::not_json(format!("the input `{name}` has no value to be mapped"))
@@ -435,8 +435,8 @@ impl Graph {
 
     /// Gathers one value for each edge with an input.
     pub(super) fn inputs(&self, slot: Slot) -> Result<Vec<(String, Value)>, Refused> {
-        if let Kept::Lost(why, _) = &self.life(slot).loop_value {
-            return Err(Refused::lost(why));
+        if let Kept::Lost(lost, _) = &self.life(slot).loop_value {
+            return Err(Refused::lost(lost));
         }
         let step = &self.plan.steps[slot.task];
         let mut inputs = Vec::with_capacity(step.inputs.len());
@@ -481,8 +481,13 @@ impl Graph {
             values.push(match &element.life.output {
                 Kept::Here(value, _) => value,
                 Kept::Nothing => &null,
-                Kept::Lost(why, _) => return Err(Refused::lost(why)),
-                Kept::There(_) => return Err(Refused::lost("an output was not read in time")),
+                Kept::Lost(lost, _) => return Err(Refused::lost(lost)),
+                Kept::There(_) => {
+                    return Err(Refused::lost(&Lost {
+                        why: "an output was not read in time".to_owned(),
+                        code: "internal",
+                    }));
+                }
             });
         }
         Value::joined(values).map_err(|why| {
@@ -504,11 +509,11 @@ pub struct Refused {
 }
 
 impl Refused {
-    fn lost(why: &str) -> Self {
+    fn lost(lost: &Lost) -> Self {
         Self {
             event: Event::Crash,
-            message: why.to_owned(),
-            code: "internal",
+            message: lost.why.clone(),
+            code: lost.code,
         }
     }
 
@@ -528,7 +533,7 @@ fn null() -> Value {
 /// Returns the output, or `null` for what failed or was skipped above a task that runs nevertheless.
 fn value_or_null(life: &Life) -> Result<Value, Refused> {
     match &life.output {
-        Kept::Lost(why, _) => Err(Refused::lost(why)),
+        Kept::Lost(lost, _) => Err(Refused::lost(lost)),
         output => Ok(output.value().cloned().unwrap_or_else(null)),
     }
 }

@@ -23,7 +23,7 @@ use super::flow::{Definition, Described};
 use super::run::{ResultRef, TaskRun, TaskRunKey, TaskRunMoved};
 use super::state::{Event, State};
 use super::value::Value;
-pub use life::{Ended, Ending};
+pub use life::{Ended, Ending, Lost};
 use life::{Kept, Life, Next};
 use mapping::Mapped;
 pub use mapping::Refused;
@@ -307,8 +307,9 @@ impl Graph {
     }
 
     /// Takes a value that was loaded, or why it could not be.
-    pub fn loaded(&mut self, target: Target, loaded: Result<Value, String>) {
+    pub fn loaded(&mut self, target: Target, loaded: Result<Value, Lost>) {
         let slot = target.slot;
+        let key = self.key(slot);
         let life = self.life_mut(slot);
         let kept = match target.is_loop_value {
             true => &mut life.loop_value,
@@ -317,7 +318,10 @@ impl Graph {
         if let Some(result) = kept.result().cloned() {
             *kept = match loaded {
                 Ok(value) => Kept::Here(value, result),
-                Err(why) => Kept::Lost(why, result),
+                Err(Lost { why, code }) => {
+                    let why = format!("the output of `{key}`, which is finished, is lost: {why}");
+                    Kept::Lost(Lost { why, code }, result)
+                }
             };
         }
         for waiter in self.waiting.remove(&target).unwrap_or_default() {

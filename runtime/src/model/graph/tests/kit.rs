@@ -14,7 +14,7 @@ use super::super::super::flow::{
 use super::super::super::run::{ResultRef, TaskRun, TaskRunMoved, Usage};
 use super::super::super::state::{Event, State};
 use super::super::super::value::Value;
-use super::super::{Attempt, Chore, Ended, Ending, Graph, Outcome, Output, Slot};
+use super::super::{Attempt, Chore, Ended, Ending, Graph, Lost, Outcome, Output, Slot};
 
 pub(super) fn text(value: &Value) -> String {
     String::from_utf8(value.bytes.to_vec()).unwrap()
@@ -335,8 +335,11 @@ impl Drive {
             }
             Chore::Load { target, result } => {
                 let found = self.kept.get(&result.digest).cloned();
-                self.graph
-                    .loaded(target, found.ok_or_else(|| "it is gone".to_owned()));
+                let lost = || Lost {
+                    why: "it is gone".to_owned(),
+                    code: "results.lost",
+                };
+                self.graph.loaded(target, found.ok_or_else(lost));
             }
             Chore::Rest { slot, .. } => {
                 self.log.push(format!("{} rest", self.graph.key(slot)));

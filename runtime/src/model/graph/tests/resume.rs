@@ -63,6 +63,25 @@ fn elements_that_are_over_are_not_run_again() {
 }
 
 #[test]
+fn who_needs_a_lost_output_crashes_and_says_whose_it_was() {
+    let flow = Flow::new("a b c").pass("a", "b").output("b");
+    let mut first = flow.run(|key, _| if key == "a" { ok("[1]") } else { crash() });
+    let earlier = first.earlier(|run| {
+        if run.task != "a" {
+            run.state = State::Pending;
+        }
+    });
+    first.kept.clear();
+    let second = flow.resume(&first, earlier, 1, |_, _| ok("2"));
+    assert_eq!(second.log, ["c start", "b crash", "c succeed"]);
+    let outcome = second.outcome();
+    assert_eq!(outcome.event, Event::Crash);
+    assert_eq!(outcome.code.as_deref(), Some("results.lost"));
+    let said = "the output of `a`, which is finished, is lost: it is gone";
+    assert!(outcome.message.contains(said), "{}", outcome.message);
+}
+
+#[test]
 fn a_loop_is_taken_up_with_its_value() {
     let flow = Flow::new("a").output("a");
     let body = |_: &str, attempt: &Attempt| {
