@@ -7,6 +7,7 @@
 //! door.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -272,7 +273,7 @@ impl Drop for Hold {
 }
 
 /// Renews all leases together, for as long as the agent lives.
-pub(crate) async fn renew(leases: &Leases, session: &Session) {
+pub(crate) async fn renew(leases: &Leases, session: &Session) -> Infallible {
     loop {
         let rest = leases.clock.sleep(leases.lasts() / RENEWALS_PER_LEASE);
         tokio::select! {
@@ -463,7 +464,7 @@ mod tests {
         };
         let renewing = renew(&leases, &session);
         tokio::select! {
-            () = renewing => unreachable!(),
+            never = renewing => match never {},
             prolonged = tokio::time::timeout(within, prolonged) => prolonged.unwrap(),
         }
         let fake = fake.lock().unwrap();
