@@ -233,6 +233,7 @@ async fn session(client: &Client) -> SessionId {
         slots: SLOTS,
         replaces: None,
         is_start: true,
+        rests: Vec::new(),
     };
     client.open_session(&new).await.unwrap().session_id
 }

@@ -23,14 +23,15 @@ pub use crate::model::run::{FlowRunMoved, Happening, TaskRun, TaskRunMoved};
 use crate::model::run::{LogLine, ResultRef, TaskRunKey};
 use crate::model::state::{Event, State};
 
-pub use self::agent::{Agent, AgentRun, Drain, NewDrain};
+pub use self::agent::{Agent, AgentRun, Drain, NewDrain, Rest};
 pub use self::change::{ResumeQuery, Slots};
 pub use self::segment::{Deletions, KeptSegment, Orphans, Segment, Sighted};
 
 /// The protocol that agents and servers of this version speak; each accepts this and the one before.
 ///
 /// 1 is the first. 2 adds what drains an agent from afar: [`Orders::drain`], which is sent under no
-/// earlier one, and [`NewSession::is_start`].
+/// earlier one, and [`NewSession::is_start`]; and what an agent says of roots that are out of reach:
+/// [`NewSession::rests`] and [`Offer::results_away`].
 pub const PROTOCOL: u32 = 2;
 
 /// Every refusal of the API.
@@ -376,8 +377,14 @@ pub struct Explanation {
     pub state: State,
     /// The answer in one sentence.
     pub summary: String,
-    /// What it lacks with each agent that polls.
+    /// What belongs to it and changes by itself, such as how many agents poll.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub aside: String,
+    /// What it lacks with each agent that was heard of lately.
     pub agents: Vec<AgentLack>,
+    /// The agents that were not, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agents_gone: Option<AgentsGone>,
     /// What would help, as lines to paste.
     pub hints: Vec<String>,
 }
@@ -395,6 +402,15 @@ pub struct AgentLack {
     pub missing: Vec<Missing>,
     /// The same in words.
     pub words: Vec<String>,
+}
+
+/// Agents of which nothing was heard for some time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AgentsGone {
+    /// How many.
+    pub count: u32,
+    /// When the last of them was heard of.
+    pub seen_at: Timestamp,
 }
 
 /// What a token may do.
@@ -473,6 +489,10 @@ pub struct NewSession {
     /// 2 on; under 1 every hello counts as such.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_start: bool,
+    /// The roots that it has and does not offer now; the server keeps them with the offer. From protocol
+    /// 2 on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rests: Vec<Rest>,
 }
 
 /// The server says hello back.

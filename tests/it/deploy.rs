@@ -232,7 +232,20 @@ async fn a_root_out_of_reach_is_not_offered() {
     world.processes.until_polling("mira").await;
     let explained = world.waft(["flow-run", "explain", &run.to_string()]);
     let said = String::from_utf8_lossy(&explained.stdout).into_owned();
-    assert!(said.contains("oci-flow-storage"), "{said}");
+    let root = world.root();
+    for words in [
+        "agent `mira` waits for a storage",
+        &root,
+        "it looks again in",
+        "goes on by itself",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert!(!said.contains("start one with it"), "{said}");
+    let shown = world.waft(["agent", "show", "mira"]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let rests = format!("rests     cannot reach `{root}`: ");
+    assert!(shown.contains(&rests), "{shown}");
     drop(_mira);
     world.store.resume().await;
     let _again = world.agent("mira", &[]);

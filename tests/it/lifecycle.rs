@@ -144,7 +144,7 @@ async fn a_root_that_refuses_hands_the_run_back() {
     assert!(back.message.contains("cannot fetch"), "{}", back.message);
     let explained = world.client.explain(run).await.unwrap();
     assert!(
-        explained.agents[0].words[0].starts_with("cannot fetch from `file://"),
+        explained.agents[0].words[0].starts_with("waits for a storage: cannot reach `file://"),
         "{explained:?}"
     );
 

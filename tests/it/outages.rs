@@ -115,8 +115,9 @@ async fn a_run_outlives_the_place_of_its_results() {
     assert!(lost.message.contains(&root), "{}", lost.message);
     assert_eq!(lost.code.as_deref(), Some("lost.results"));
     let other = processes.run("echo", json!({"text": "later"})).await;
-    for (run, words) in [(run, "cannot read the results"), (other, "out of reach")] {
-        explains(&processes, run, &["cannot keep results", &root, words]).await;
+    for run in [run, other] {
+        let words = ["waits for a storage", &root, "cannot keep results"];
+        explains(&processes, run, &words).await;
     }
     // More than one look in vain: neither run was claimed meanwhile.
     tokio::time::sleep(Duration::from_secs(8)).await;
@@ -201,12 +202,13 @@ async fn an_agent_starts_before_its_storages() {
     line_with(&said, "the place of results is out of reach").await;
     let run = processes.run("echo", json!({"text": "x"})).await;
     let words = [
+        "the agent `mira` waits for a storage",
         "cannot keep results",
-        "cannot fetch from",
-        "oci-flow-storage",
         &root,
     ];
     explains(&processes, run, &words).await;
+    let hints = processes.client.explain(run).await.unwrap().hints;
+    assert!(hints.is_empty(), "what it has is not advised: {hints:?}");
     store.resume().await;
     let ended = processes.ends_as(run, State::Success).await;
     assert_eq!(ended.claims, 1);
@@ -245,18 +247,30 @@ async fn credentials_that_cannot_be_used_are_waited_for() {
     let put = storage.put_artifact(&file, digest, size, "echo").await;
     registration.location.key = put.unwrap().key;
     registration.location.root = store.root.to_string();
+    registration.labels.insert("oci-flow-storage");
     world.client.register(PROJECT, &registration).await.unwrap();
     store.write_home(".docker/config.json", "no JSON");
     world
         .agent_with("mira", |settings| {
             settings.roots = vec![store.root.clone()];
             settings.access = store.access.clone();
+            settings.has_auto_labels = true;
         })
         .await;
     let run = world.run("echo", json!({"text": "x"})).await;
     let explained = world.client.explain(run).await.unwrap();
-    let words = format!("cannot fetch from `{}`", store.root);
-    assert_eq!(explained.agents[0].words, [words]);
+    let words = format!("the agent `mira` waits for a storage: `{}` ", store.root);
+    assert!(explained.summary.starts_with(&words), "{explained:?}");
+    let aside = "it looks again in 300 s, and goes on by itself";
+    assert_eq!(explained.aside, aside);
+    let [hint] = explained.hints.as_slice() else {
+        panic!("{explained:?}");
+    };
+    assert!(
+        hint.ends_with("docker login, podman login or oras login"),
+        "{hint}"
+    );
+    assert_eq!(explained.agents[0].words.len(), 1, "{explained:?}");
     // A look in vain, and one that finds it mended.
     world.pass(Duration::from_secs(301)).await;
     store.write_login("ada");

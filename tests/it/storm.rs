@@ -316,6 +316,7 @@ async fn appear(client: &Client) -> Result<SessionId, ClientError> {
         slots: 2,
         replaces: None,
         is_start: true,
+        rests: Vec::new(),
     };
     Ok(client.open_session(&new).await?.session_id)
 }

@@ -15,12 +15,13 @@ use tokio::sync::{mpsc, watch};
 
 use super::Agent;
 use super::lease::{Hold, Lease};
+use super::places::Failing;
 use super::ready::{Ready, Step, Unready};
 use super::session::REST_AWAY;
 use super::slots::Slot;
 use crate::model::run::{FlowRunMoved, Happening};
 use crate::model::state::Event;
-use crate::runner::{Job, LOST_RESULTS, Order, Told};
+use crate::runner::{Job, Order, Told};
 use crate::wire::ClaimedRun;
 
 /// From the claim to the first attempt. Fetching and compiling the largest artifact takes a
@@ -86,10 +87,13 @@ async fn run(agent: &Agent, claimed: ClaimedRun, ready: Ready, lease: &Arc<Lease
     let run = agent.runner.run(job(claimed, ready), lease.orders(), tell);
     let (ended, ()) = tokio::join!(run, pass_on);
     let FlowRunMoved { event, code, .. } = &ended.moved;
-    if code.as_deref() == Some(LOST_RESULTS) {
-        // Before the run is handed back, or it would come here again.
+    if let Some(error) = &ended.away {
+        // Before the run is handed back, or it would come here again. It worked a moment ago, so even a
+        // refusal is looked at again soon.
+        let mut failing = Failing::of(error);
+        failing.least = REST_AWAY;
         let results = agent.places.results.name();
-        agent.session.rest(results, REST_AWAY).await;
+        agent.session.rest(results, failing).await;
     }
     match (event, code) {
         (Event::Lose, Some(_)) if lease.is_good() => ended.moved,
@@ -151,8 +155,8 @@ async fn hand_back(agent: &Agent, unready: Unready) -> FlowRunMoved {
         Unready::Rejected { code, message } => end(Event::Fail, code, message),
         Unready::Broken { code, message } => end(Event::Crash, code, message),
         Unready::Declined { rests, message } => {
-            for (root, least) in rests {
-                agent.session.rest(&root, least).await;
+            for (root, failing) in rests {
+                agent.session.rest(&root, failing).await;
             }
             end(Event::Decline, "artifact.missing", message)
         }

@@ -77,6 +77,7 @@ async fn open_session(client: Client) -> anyhow::Result<Session> {
         slots: 1,
         replaces: None,
         is_start: false,
+        rests: Vec::new(),
     };
     let home = tempfile::tempdir().unwrap();
     let name = NameLock::take(home.path(), &hello.name).unwrap();

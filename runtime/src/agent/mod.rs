@@ -375,6 +375,7 @@ fn hello(settings: &AgentSettings) -> NewSession {
         slots: u32::try_from(settings.slots).unwrap_or(u32::MAX),
         replaces: None,
         is_start: false,
+        rests: Vec::new(),
     }
 }
 
@@ -400,6 +401,7 @@ fn offer(settings: &AgentSettings) -> Offer {
         abilities: session::abilities(),
         roots: roots.chain([results]).collect(),
         results_away: None,
+        resting: Vec::new(),
     }
 }
 

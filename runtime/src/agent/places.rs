@@ -10,7 +10,67 @@ use anyhow::Context as _;
 
 use super::AgentSettings;
 use super::session::{REST, REST_AWAY};
+use crate::runner::chain;
 use crate::storage::{Results, Storage, StorageError};
+
+/// Most characters that are told of what a storage said.
+const SAID_CHARS: usize = 200;
+
+/// What made a root rest, and for how long at least.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failing {
+    pub(super) least: Duration,
+    /// Why, in one line.
+    pub(super) why: String,
+    /// What mends it.
+    pub(super) hint: Option<String>,
+}
+
+impl Failing {
+    pub(super) fn of(error: &StorageError) -> Self {
+        Self {
+            least: match error {
+                // What refuses us has to be mended by somebody, what does not answer may do so in a moment.
+                StorageError::Denied { .. } => REST,
+                _ => REST_AWAY,
+            },
+            why: why(error),
+            hint: error.hint(),
+        }
+    }
+
+    /// Takes the words over in which it was told before, if they differ in keys and numbers only: whoever
+    /// waits is told again what is news.
+    pub(super) fn in_words_of(mut self, before: &Self) -> Self {
+        let plain = |text: &str| -> Vec<String> {
+            let words = text.split_whitespace();
+            let words = words.filter(|word| !word.contains(|c: char| c.is_ascii_digit()));
+            words.map(str::to_owned).collect()
+        };
+        if plain(&self.why) == plain(&before.why) {
+            self.why.clone_from(&before.why);
+        }
+        self
+    }
+}
+
+/// Says why a root failed as a whole, in one line and without the object at which it was noticed.
+fn why(error: &StorageError) -> String {
+    match error {
+        StorageError::Denied { root, .. } => format!("`{root}` refuses access"),
+        StorageError::Full { root, .. } => format!("the disk of `{root}` is full"),
+        StorageError::Other { root, source, .. } => {
+            let said = chain(source.as_ref());
+            let said = said.lines().next().unwrap_or_default();
+            let said: String = said.chars().take(SAID_CHARS).collect();
+            format!(
+                "cannot reach `{root}`: {}",
+                said.trim_end_matches([':', ' '])
+            )
+        }
+        other => other.to_string(),
+    }
+}
 
 /// The storages by the names under which they are offered. Cheap to clone.
 #[derive(Clone)]
@@ -41,8 +101,8 @@ impl Places {
         })
     }
 
-    /// Looks at all of them, and answers which are away, and how long each rests.
-    pub(super) async fn away(&self) -> Vec<(String, Duration)> {
+    /// Looks at all of them, and answers which are away, and why.
+    pub(super) async fn away(&self) -> Vec<(String, Failing)> {
         let mut names: Vec<&str> = self.storages.keys().map(String::as_str).collect();
         if !self.storages.contains_key(self.results.name()) {
             names.push(self.results.name());
@@ -51,7 +111,7 @@ impl Places {
         let count = names.len();
         let looks = names.into_iter().map(async |name| {
             let error = self.look(name).await.err()?;
-            let rest = rest_after(&error);
+            let failing = Failing::of(&error);
             let hint = error.hint().unwrap_or_default();
             let error = anyhow::Error::new(error);
             match name == self.results.name() {
@@ -68,7 +128,7 @@ impl Places {
                     "a root is out of reach"
                 ),
             }
-            Some((name.to_owned(), rest))
+            Some((name.to_owned(), failing))
         });
         let away = futures::future::join_all(looks).await;
         let away: Vec<_> = away.into_iter().flatten().collect();
@@ -100,11 +160,28 @@ impl Places {
     }
 }
 
-/// Returns how long a storage rests that failed so: what refuses us has to be mended by somebody, what does
-/// not answer may do so in a moment.
-pub(super) const fn rest_after(error: &StorageError) -> Duration {
-    match error {
-        StorageError::Denied { .. } => REST,
-        _ => REST_AWAY,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_told_in_the_same_words_while_it_is_the_same() {
+        let away = |said: &str| {
+            Failing::of(&StorageError::Other {
+                root: "s3://a".to_owned(),
+                key: "segments/1".to_owned(),
+                source: said.into(),
+            })
+        };
+        let first = away("GET segments/0ee0 in 4.1ms: refused\n<Error>");
+        assert_eq!(
+            first.why,
+            "cannot reach `s3://a`: GET segments/0ee0 in 4.1ms: refused"
+        );
+        let second = away("GET segments/0fa3 in 12ms: refused");
+        assert_ne!(second.why, first.why);
+        assert_eq!(second.in_words_of(&first).why, first.why);
+        let other = away("GET segments/0fa3 in 30s: no answer");
+        assert_ne!(other.in_words_of(&first).why, first.why);
     }
 }

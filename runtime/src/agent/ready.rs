@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use tokio::sync::{OnceCell, watch};
 
-use super::places::rest_after;
+use super::places::Failing;
 use crate::clock::{Clock, Monotonic};
 use crate::model::artifact::Digest;
 use crate::model::flow::{Body, Definition, Described};
+use crate::runner::chain;
 use crate::sandbox::{Kind, Prepared, Sandbox, SandboxError};
 use crate::storage::{ArtifactCache, Storage, StorageError};
 use crate::wire::{ClaimedRun, Location};
@@ -49,7 +50,7 @@ pub(crate) enum Step {
 pub(crate) enum Unready {
     /// Another agent may be luckier, and this one leaves roots alone for a while.
     Declined {
-        rests: Vec<(String, Duration)>,
+        rests: Vec<(String, Failing)>,
         message: String,
     },
     /// The flow's doing.
@@ -295,7 +296,7 @@ fn unfetched(
     let rests = failed
         .iter()
         .filter(|(location, error)| error.failed_place() == Some(location.root.as_str()));
-    let rests = rests.map(|(location, error)| (location.root.clone(), rest_after(error)));
+    let rests = rests.map(|(location, error)| (location.root.clone(), Failing::of(error)));
     Unready::Declined {
         rests: rests.collect(),
         message,
@@ -312,17 +313,6 @@ impl From<SandboxError> for Unready {
             },
         }
     }
-}
-
-/// Prints an error with what caused it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text += &format!(": {next}");
-        cause = next.source();
-    }
-    text
 }
 
 #[cfg(test)]
@@ -408,6 +398,9 @@ mod tests {
             panic!("{rests:?}");
         };
         assert_eq!((a.0.as_str(), b.0.as_str()), ("s3://a", "oci://b/c"));
-        assert!(a.1 < b.1, "what refuses us has to be mended by somebody");
+        assert!(
+            a.1.least < b.1.least,
+            "what refuses us has to be mended by somebody"
+        );
     }
 }

@@ -15,7 +15,7 @@ use anyhow::{Context as _, bail};
 use tokio::sync::{Notify, watch};
 
 use super::lock::SessionNote;
-use super::places::{Places, rest_after};
+use super::places::{Failing, Places};
 use crate::client::{Client, ClientError, Refused};
 use crate::clock::{Clock, Monotonic};
 use crate::model::id::SessionId;
@@ -55,39 +55,50 @@ pub(crate) struct Roots {
     pub(crate) labels: HashMap<String, String>,
     /// The one where results are kept.
     pub(crate) results: String,
-    /// Those that are out of reach at the start, and how long they rest.
-    pub(crate) away: Vec<(String, Duration)>,
+    /// Those that are out of reach at the start, and why.
+    pub(super) away: Vec<(String, Failing)>,
 }
 
 /// The rest of a root that was away, kept for a while after its end.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Rest {
     length: Duration,
     until: Monotonic,
     is_over: bool,
+    failing: Failing,
 }
 
 impl Rest {
-    fn begin(length: Duration, now: Monotonic) -> Self {
+    fn begin(failing: Failing, now: Monotonic) -> Self {
+        Self::lasting(failing.least, failing, now)
+    }
+
+    /// Begins the rest after this one: longer if this one was of no avail.
+    fn again(&self, failing: Failing, now: Monotonic) -> Self {
+        let length = match self.is_over && now.since(self.until) >= REST {
+            true => failing.least,
+            false => (self.length * 2).clamp(failing.least, REST),
+        };
+        Self::lasting(length, failing.in_words_of(&self.failing), now)
+    }
+
+    fn lasting(length: Duration, failing: Failing, now: Monotonic) -> Self {
         Self {
             length,
             until: now + length,
             is_over: false,
+            failing,
         }
-    }
-
-    /// Begins the rest after this one: longer if this one was of no avail.
-    fn again(self, least: Duration, now: Monotonic) -> Self {
-        let length = match self.is_over && now.since(self.until) >= REST {
-            true => least,
-            false => (self.length * 2).clamp(least, REST),
-        };
-        Self::begin(length, now)
     }
 }
 
-/// Leaves the roots that rest out of an offer, and puts the labels of the others in.
-fn offered(hello: &NewSession, roots: &Roots, rests: &HashMap<String, Rest>) -> NewSession {
+/// Leaves the roots that rest out of an offer and says why, and puts the labels of the others in.
+fn offered(
+    hello: &NewSession,
+    roots: &Roots,
+    rests: &HashMap<String, Rest>,
+    now: Monotonic,
+) -> NewSession {
     let mut hello = hello.clone();
     let is_offered = |root: &str| rests.get(root).is_none_or(|rest| rest.is_over);
     hello.offer.roots.retain(|root| is_offered(root));
@@ -96,6 +107,21 @@ fn offered(hello: &NewSession, roots: &Roots, rests: &HashMap<String, Rest>) -> 
     hello.offer.results_away = Some(&roots.results)
         .filter(|root| !is_offered(root))
         .cloned();
+    let resting = rests.iter().filter(|(_, rest)| !rest.is_over);
+    hello.rests = resting
+        .map(|(root, rest)| wire::Rest {
+            root: root.clone(),
+            label: roots.labels.get(root).cloned(),
+            why: rest.failing.why.clone(),
+            hint: rest.failing.hint.clone(),
+            // Rounded up, so that it is not said to be due before it is.
+            look_seconds: u32::try_from(rest.until.since(now).as_millis().div_ceil(1000))
+                .unwrap_or(u32::MAX),
+        })
+        .collect();
+    hello
+        .rests
+        .sort_unstable_by(|one, other| one.root.cmp(&other.root));
     hello
 }
 
@@ -123,9 +149,9 @@ impl Session {
         (hello.replaces, hello.is_start) = (note.read(), true);
         let now = clock.monotonic();
         let away = roots.away.iter();
-        let rests = away.map(|(root, length)| (root.clone(), Rest::begin(*length, now)));
+        let rests = away.map(|(root, failing)| (root.clone(), Rest::begin(failing.clone(), now)));
         let rests = rests.collect();
-        let first = offered(&hello, &roots, &rests);
+        let first = offered(&hello, &roots, &rests, now);
         let opened = say_hello(&client, first)
             .await
             .with_context(|| format!("cannot say hello to the server as agent `{}`", hello.name))?;
@@ -208,25 +234,21 @@ impl Session {
         self.has_left.load(Ordering::Relaxed)
     }
 
-    /// Stops offering a root for so long at least, since it failed somebody. One where results are kept
-    /// takes every offer with it.
+    /// Stops offering a root that failed somebody. One where results are kept takes every offer with it.
     ///
     /// Returns when the server knows, so that what is handed back after it does not come here again.
-    pub(crate) async fn rest(&self, root: &str, least: Duration) {
+    pub(super) async fn rest(&self, root: &str, failing: Failing) {
         let now = self.clock.monotonic();
         let is_news = {
             let mut rests = lock(&self.rests);
-            match rests.get(root).copied() {
-                Some(rest) if !rest.is_over => false,
-                before => {
-                    let rest = before.map_or_else(
-                        || Rest::begin(least, now),
-                        |before| before.again(least, now),
-                    );
-                    rests.insert(root.to_owned(), rest);
-                    true
-                }
-            }
+            let rest = match rests.get(root) {
+                Some(rest) if !rest.is_over => None,
+                Some(before) => Some(before.again(failing, now)),
+                None => Some(Rest::begin(failing, now)),
+            };
+            let is_news = rest.is_some();
+            rests.extend(rest.map(|rest| (root.to_owned(), rest)));
+            is_news
         };
         self.rested.notify_one();
         if is_news {
@@ -255,13 +277,16 @@ impl Session {
         }
     }
 
+    /// Looks at the roots whose rest is over. The server is told what came of it: it says why, and when the
+    /// next look is, to whoever waits for a root.
     async fn look_at_rested(&self, places: &Places) {
         let now = self.clock.monotonic();
-        let rests = lock(&self.rests).clone();
-        let rested = rests
-            .into_iter()
-            .filter(|(_, rest)| !rest.is_over && rest.until <= now);
-        let looks = rested.map(async |(root, rest)| {
+        let mut rests = lock(&self.rests).clone();
+        rests.retain(|_, rest| !rest.is_over && rest.until <= now);
+        if rests.is_empty() {
+            return;
+        }
+        let looks = rests.into_iter().map(async |(root, rest)| {
             let looked = places.look_again(&root).await;
             let now = self.clock.monotonic();
             let rest = match &looked {
@@ -274,19 +299,16 @@ impl Session {
                     }
                 }
                 Err(error) => {
-                    let least = rest_after(error);
+                    let failing = Failing::of(error);
                     let error = error.to_string();
                     tracing::debug!(storage.root = root, error, "a root is still out of reach");
-                    rest.again(least, now)
+                    rest.again(failing, now)
                 }
             };
             lock(&self.rests).insert(root, rest);
-            looked.is_ok()
         });
-        let woken = futures::future::join_all(looks).await;
-        if woken.contains(&true) {
-            self.offer_anew().await;
-        }
+        futures::future::join_all(looks).await;
+        self.offer_anew().await;
     }
 
     async fn offer_anew(&self) {
@@ -331,7 +353,8 @@ impl Session {
 
     /// Returns what the agent says of itself now: without the roots that rest.
     fn hello(&self) -> NewSession {
-        offered(&self.hello, &self.roots, &lock(&self.rests))
+        let now = self.clock.monotonic();
+        offered(&self.hello, &self.roots, &lock(&self.rests), now)
     }
 
     /// Waits, but no longer than until somebody has reached the server.
@@ -379,13 +402,19 @@ pub(super) async fn say_hello(
         }
         answer => return answer,
     }
-    let older = NewSession {
-        protocol: PROTOCOL - 1,
-        // Not a part of that protocol.
-        is_start: false,
-        ..hello
-    };
-    client.open_session(&older).await
+    client.open_session(&older(hello)).await
+}
+
+/// Leaves out of a hello what is no part of the protocol before.
+fn older(mut hello: NewSession) -> NewSession {
+    hello.protocol = PROTOCOL - 1;
+    hello.is_start = false;
+    hello.rests.clear();
+    if hello.offer.results_away.take().is_some() {
+        // It takes no run, in words of that protocol: it runs code of no project.
+        hello.offer.projects = Some(BTreeSet::new());
+    }
+    hello
 }
 
 /// Tells whether the two sides understand each other: this protocol, or the one before.
@@ -521,8 +550,8 @@ mod tests {
     #[tokio::test]
     async fn a_root_that_rests_is_not_offered() {
         let (server, session) = fake::session().await;
-        session.rest("file:///a", REST).await;
-        session.rest("file:///a", REST).await;
+        session.rest("file:///a", failing(REST)).await;
+        session.rest("file:///a", failing(REST)).await;
         let server = server.lock().unwrap();
         assert_eq!(
             server.hellos.len(),
@@ -533,31 +562,48 @@ mod tests {
             server.hellos[1].offer.roots,
             ["file:///b".to_owned()].into()
         );
+        let [rest] = server.hellos[1].rests.as_slice() else {
+            panic!("{:?}", server.hellos[1]);
+        };
+        assert_eq!((&*rest.root, &*rest.why), ("file:///a", "as planned"));
+        assert_eq!(rest.look_seconds, 300);
+    }
+
+    fn failing(least: Duration) -> Failing {
+        Failing {
+            least,
+            why: "as planned".to_owned(),
+            hint: None,
+        }
     }
 
     #[tokio::test]
     async fn an_agent_whose_results_rest_offers_to_take_nothing() {
         let (server, session) = fake::session().await;
         assert_eq!(server.lock().unwrap().hellos[0].offer.results_away, None);
-        session.rest("file:///b", REST_AWAY).await;
-        let server = server.lock().unwrap();
-        let away = server.hellos[1].offer.results_away.as_deref();
-        assert_eq!(away, Some("file:///b"));
+        session.rest("file:///b", failing(REST_AWAY)).await;
+        let said = server.lock().unwrap().hellos[1].clone();
+        assert_eq!(said.offer.results_away.as_deref(), Some("file:///b"));
+        // A server of the protocol before is told in words that it knows.
+        let said = older(said);
+        assert_eq!(said.offer.projects, Some(BTreeSet::new()));
+        assert!(said.offer.results_away.is_none() && said.rests.is_empty());
     }
 
     #[test]
     fn a_rest_is_twice_as_long_after_one_of_no_avail() {
         let now = Clock::default().monotonic();
-        let mut rest = Rest::begin(REST_AWAY, now);
+        let mut rest = Rest::begin(failing(REST_AWAY), now);
         for seconds in [10, 20, 40, 80, 160, 300, 300] {
-            rest = rest.again(REST_AWAY, rest.until);
+            rest = rest.again(failing(REST_AWAY), rest.until);
             assert_eq!(rest.length.as_secs(), seconds);
         }
         // It answered a look and failed somebody at once again.
-        let mut over = Rest::begin(REST_AWAY, now);
+        let mut over = Rest::begin(failing(REST_AWAY), now);
         over.is_over = true;
-        assert_eq!(over.again(REST_AWAY, over.until).length, REST_AWAY * 2);
-        assert_eq!(over.again(REST_AWAY, over.until + REST).length, REST_AWAY);
-        assert_eq!(over.again(REST, over.until).length, REST);
+        let again = |least, at| over.again(failing(least), at).length;
+        assert_eq!(again(REST_AWAY, over.until), REST_AWAY * 2);
+        assert_eq!(again(REST_AWAY, over.until + REST), REST_AWAY);
+        assert_eq!(again(REST, over.until), REST);
     }
 }

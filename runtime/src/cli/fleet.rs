@@ -83,7 +83,7 @@ fn about(agent: &Agent) -> Vec<(&'static str, String)> {
         ),
     };
     let projects = offer.projects.as_ref();
-    vec![
+    let mut lines = vec![
         ("agent", agent.name.clone()),
         ("id", agent.id.to_string()),
         ("host", agent.hostname.clone()),
@@ -102,7 +102,12 @@ fn about(agent: &Agent) -> Vec<(&'static str, String)> {
         ),
         ("allows", words::list_or_none(&allowed(&offer.grants))),
         ("abilities", own(&mut offer.abilities.iter())),
-    ]
+    ];
+    for rest in &offer.resting {
+        let looks = words::instant(rest.looks_at);
+        lines.push(("rests", format!("{}; it looks again {looks}", rest.why)));
+    }
+    lines
 }
 
 /// Lists what an agent allows, as a flow would ask for it.

@@ -9,7 +9,7 @@ use super::outage::Outage;
 use super::reach::pages;
 use super::receipt::{ShownResult, ShownTask, card_text, resolve};
 use super::tree::{Seen, Tree, log_line};
-use super::why::{self, Told};
+use super::why::Told;
 use crate::client::Client;
 use crate::clock::Monotonic;
 use crate::model::id::FlowRunId;
@@ -120,7 +120,7 @@ async fn follow_tasks(
             .as_ref()
             .is_none_or(|last| last.transition != run.transition);
         if is_waiting && !has_moved && run.state == State::Scheduled {
-            let ask = async || why::explanation(client, id).await;
+            let ask = async || client.explain(id).await;
             if let Some(news) = told.news(&outage.outlast(ask).await?) {
                 call.output.note(news);
             }

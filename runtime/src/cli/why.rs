@@ -1,30 +1,26 @@
 //! Why a run is where it is, as `explain` and whoever watches a run say it.
 
-use crate::client::{Client, ClientError};
 use crate::config::hostname;
-use crate::model::id::FlowRunId;
 use crate::model::state::State;
 use crate::wire::{AgentLack, Explanation};
 
-/// Asks the server why a run is where it is.
-///
-/// # Errors
-///
-/// The client's.
-pub(super) async fn explanation(
-    client: &Client,
-    id: FlowRunId,
-) -> Result<Explanation, ClientError> {
-    let mut explanation = client.explain(id).await?;
-    for hint in &mut explanation.hints {
-        *hint = with_free_name(hint, &hostname(), &explanation.agents);
+/// Puts the answer and what belongs to it into one sentence.
+pub(super) fn sentence(explanation: &Explanation) -> String {
+    match explanation.aside.as_str() {
+        "" => explanation.summary.clone(),
+        aside => format!("{}; {aside}", explanation.summary),
     }
-    Ok(explanation)
 }
 
-/// What was said last of a run that waits, so that it is not said again.
+/// Returns what would help, as lines that can be pasted here.
+pub(super) fn hints(explanation: &Explanation) -> Vec<String> {
+    let named = |hint: &String| with_free_name(hint, &hostname(), &explanation.agents);
+    explanation.hints.iter().map(named).collect()
+}
+
+/// Why a run waits, as it was said last, so that it is not said again.
 #[derive(Debug, Default)]
-pub(super) struct Told(Option<String>);
+pub(super) struct Told(Option<(String, Vec<String>)>);
 
 impl Told {
     /// Tells whether something was said of the wait that goes on.
@@ -32,22 +28,23 @@ impl Told {
         self.0.is_some()
     }
 
-    /// Returns what to say of a run that nobody takes, if it is news.
+    /// Returns what to say of a run that nobody takes, if it is news: what is said aside is none.
     pub(super) fn news(&mut self, explanation: &Explanation) -> Option<String> {
         let is_about_to = |agent: &AgentLack| agent.is_polling && agent.words.is_empty();
         if explanation.state != State::Scheduled || explanation.agents.iter().any(is_about_to) {
             self.0 = None;
             return None;
         }
-        let mut text = format!("waiting: {}", explanation.summary);
-        for hint in &explanation.hints {
-            text.push_str("\nhint: ");
-            text.push_str(hint);
-        }
-        if self.0.as_ref() == Some(&text) {
+        let reason = (explanation.summary.clone(), explanation.hints.clone());
+        if self.0.as_ref() == Some(&reason) {
             return None;
         }
-        self.0 = Some(text.clone());
+        self.0 = Some(reason);
+        let mut text = format!("waiting: {}", sentence(explanation));
+        for hint in hints(explanation) {
+            text.push_str("\nhint: ");
+            text.push_str(&hint);
+        }
         Some(text)
     }
 }
@@ -76,7 +73,9 @@ mod tests {
             flow_run_id: FlowRunId::at(0, 0),
             state,
             summary: summary.to_owned(),
+            aside: String::new(),
             agents,
+            agents_gone: None,
             hints: vec!["waft agent start".to_owned()],
         }
     }
@@ -88,6 +87,9 @@ mod tests {
         let text = "waiting: no agent polls\nhint: waft agent start";
         assert_eq!(told.news(&nobody()).as_deref(), Some(text));
         assert_eq!(told.news(&nobody()), None);
+        let mut others = nobody();
+        others.aside = "2 agents did".to_owned();
+        assert_eq!(told.news(&others), None, "the reason is the same");
         let mut agent = AgentLack {
             agent: "nas".to_owned(),
             is_polling: true,

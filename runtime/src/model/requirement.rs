@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::grant::{Grants, Policy};
@@ -66,6 +67,26 @@ pub struct Offer {
     /// The root where it keeps results, while that is out of reach: it takes no run then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub results_away: Option<String>,
+    /// The roots that it has and does not offer before it has looked at them again.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub resting: Vec<Resting>,
+}
+
+/// A root that an agent has, and that failed it. It takes it up by itself when it is in reach again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Resting {
+    /// The root.
+    pub root: String,
+    /// The label that is offered with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Why it rests, in one line.
+    pub why: String,
+    /// What mends it, where there is something to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// When the agent looks at it again.
+    pub looks_at: Timestamp,
 }
 
 /// One reason why an agent may not take a run.
@@ -88,6 +109,8 @@ pub enum Missing {
     Results(String),
     /// It cannot keep results at the moment, of whatever run.
     ResultsAway(String),
+    /// It has this root, or would offer a label with it, and the root rests.
+    Resting(String),
 }
 
 impl Requirement {
@@ -104,8 +127,20 @@ impl Requirement {
         {
             missing.push(Missing::Project(self.project.clone()));
         }
-        let labels = self.labels.missing_from(&offer.labels);
-        missing.extend(labels.iter().map(|label| Missing::Label(label.to_owned())));
+        // What goes with a root that rests comes back with it.
+        let mut rested = BTreeSet::new();
+        let mut comes_back = |with: &dyn Fn(&Resting) -> bool| {
+            let resting = offer.resting.iter().filter(|rest| with(rest));
+            let roots: Vec<_> = resting.map(|rest| rest.root.clone()).collect();
+            let is_any = !roots.is_empty();
+            rested.extend(roots);
+            is_any
+        };
+        for label in self.labels.missing_from(&offer.labels).iter() {
+            if !comes_back(&|rest| rest.label.as_deref() == Some(label)) {
+                missing.push(Missing::Label(label.to_owned()));
+            }
+        }
         missing.extend(
             self.grants
                 .missing_from(&offer.grants)
@@ -120,17 +155,20 @@ impl Requirement {
         );
         let abilities = self.abilities.difference(&offer.abilities);
         missing.extend(abilities.cloned().map(Missing::Ability));
-        if !self.roots.is_empty() && self.roots.is_disjoint(&offer.roots) {
+        let has_root = self.roots.is_empty() || !self.roots.is_disjoint(&offer.roots);
+        if !has_root && !comes_back(&|rest| self.roots.contains(&rest.root)) {
             let roots: Vec<_> = self.roots.iter().map(String::as_str).collect();
             missing.push(Missing::Root(roots.join(", ")));
         }
-        if let Some(root) = self
-            .results_root
-            .as_ref()
-            .filter(|root| !offer.roots.contains(*root))
+        let results = self.results_root.as_ref();
+        if let Some(root) = results.filter(|root| !offer.roots.contains(*root))
+            && !comes_back(&|rest| rest.root == *root)
         {
             missing.push(Missing::Results(root.clone()));
         }
+        // Said below, of the same root.
+        rested.retain(|root| offer.results_away.as_ref() != Some(root));
+        missing.extend(rested.into_iter().map(Missing::Resting));
         missing.extend(offer.results_away.clone().map(Missing::ResultsAway));
         missing
     }
@@ -149,6 +187,7 @@ impl fmt::Display for Missing {
             Self::ResultsAway(root) => {
                 write!(f, "cannot keep results in `{root}`, which is out of reach")
             }
+            Self::Resting(root) => write!(f, "waits for `{root}`"),
         }
     }
 }
@@ -188,6 +227,21 @@ mod tests {
         offer.abilities.insert("import:a:b@1".to_owned());
         offer.roots.insert("file:///a".to_owned());
         assert!(requirement.missing_from(&offer).is_empty());
+        let mut rests = offer.clone();
+        rests.labels = Labels::from_iter(["eu"]);
+        rests.roots.clear();
+        rests.resting = vec![Resting {
+            root: "file:///a".to_owned(),
+            label: Some("gpu".to_owned()),
+            why: "it is away".to_owned(),
+            hint: None,
+            looks_at: Timestamp::UNIX_EPOCH,
+        }];
+        let lack = Missing::Resting("file:///a".to_owned());
+        assert_eq!(requirement.missing_from(&rests), [lack], "said once");
+        rests.results_away = Some("file:///a".to_owned());
+        let lack = Missing::ResultsAway("file:///a".to_owned());
+        assert_eq!(requirement.missing_from(&rests), [lack], "said once");
         offer.results_away = Some("s3://d".to_owned());
         let lack = Missing::ResultsAway("s3://d".to_owned());
         for requirement in [requirement, Requirement::default()] {

@@ -3,27 +3,36 @@
 //! The answer for a run that waits comes from the function that decides claims,
 //! `Requirement::missing_from`, asked for each agent.
 
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
 use super::app::App;
 use super::db::flow_run::Found;
 use super::db::realm::Realm;
 use super::db::slot::{self, Full};
 use super::db::tx::Tx;
-use super::db::{agent, task_run};
+use super::db::{agent, log_line, task_run};
 use super::error::Answer;
 use super::overlap;
-use crate::model::id::FlowVersionId;
-use crate::model::requirement::{Missing, Requirement};
+use crate::model::id::{AgentId, FlowVersionId};
+use crate::model::requirement::{Missing, Requirement, Resting};
 use crate::model::run::denial_parts;
 use crate::model::schedule::Overlap;
 use crate::model::state::State;
-use crate::wire::{AgentLack, Explanation, FlowRun};
+use crate::wire::{AgentLack, AgentsGone, Explanation, FlowRun};
 
 /// Most agents that are looked at.
 const AGENTS_MAX: u32 = 100;
+/// Agents that were not heard of for so long are counted, and not listed.
+const LATELY: SignedDuration = SignedDuration::from_mins(10);
 /// Most bytes of parameters in a line to paste.
 const PARAMETERS_MAX: usize = 300;
 /// What is said of an agent that finishes what it has, or was told to.
 const TAKES_NO_MORE: &str = "takes no more runs";
+/// What is said of an agent whose slots are all taken.
+const NO_SLOT: &str = "has no free slot";
 
 /// Explains a run.
 ///
@@ -41,7 +50,9 @@ pub(super) async fn explain(
         flow_run_id: run.id,
         state: run.state,
         summary: standing(run),
+        aside: String::new(),
         agents: Vec::new(),
+        agents_gone: None,
         hints: Vec::new(),
     };
     if run.state.is_failed() {
@@ -49,6 +60,10 @@ pub(super) async fn explain(
         if run.code.as_deref().is_some_and(is_lost_result) {
             explanation.hints.insert(0, anew(run));
         }
+    }
+    if run.state == State::Running {
+        let warning = log_line::last_warning(tx, run.id).await?;
+        explanation.aside = warning.unwrap_or_default();
     }
     let is_held = match run.state {
         State::Scheduled => false,
@@ -59,12 +74,26 @@ pub(super) async fn explain(
         return Ok(explanation);
     }
     let required = app.db.memory.requirement(tx, found.requirement_id).await?;
-    explanation.agents = lacks(app, tx, realm, found.version.id, &required).await?;
     let now = app.clock.now();
-    match run.scheduled_at > now {
-        true => explanation.summary = format!("it is due at {}", run.scheduled_at),
-        false => weigh(&mut explanation),
-    }
+    let kept = agent::heard_since(tx, realm, now - LATELY, AGENTS_MAX).await?;
+    let loads = agent::loads(tx).await?;
+    let version = found.version.id;
+    let lacks: Vec<Lack> = kept
+        .into_iter()
+        .map(|kept| Lack::of(app, kept, &loads, version, &required))
+        .collect();
+    explanation.agents_gone = agent::gone_since(tx, realm, now - LATELY).await?;
+    let because = match run.scheduled_at > now {
+        true => Because {
+            summary: format!("it is due at {}", run.scheduled_at),
+            ..Because::default()
+        },
+        false => weigh(&lacks, &required, explanation.agents_gone.as_ref(), now),
+    };
+    explanation.summary = because.summary;
+    explanation.aside = because.aside;
+    explanation.hints = because.hints;
+    explanation.agents = lacks.into_iter().map(|lack| lack.agent).collect();
     Ok(explanation)
 }
 
@@ -162,31 +191,56 @@ async fn remedies(tx: &mut Tx, run: &FlowRun) -> Answer<Vec<String>> {
     Ok(hints)
 }
 
-/// Finds out what each agent lacks.
-async fn lacks(
-    app: &App,
-    tx: &mut Tx,
-    realm: &Realm,
-    version: FlowVersionId,
-    required: &Requirement,
-) -> Answer<Vec<AgentLack>> {
-    let now = app.clock.monotonic();
-    let kept = agent::heard_last(tx, realm, AGENTS_MAX).await?;
-    let loads = agent::loads(tx).await?;
-    let lack = |kept: agent::Kept| {
+/// What an agent lacks, and what it says of the roots for which it cannot take the run now.
+struct Lack {
+    agent: AgentLack,
+    hostname: String,
+    roots: BTreeSet<String>,
+    resting: Vec<Resting>,
+    /// When it is given the run again that it has declined.
+    asked_in: Option<Duration>,
+}
+
+impl Lack {
+    fn of(
+        app: &App,
+        kept: agent::Kept,
+        loads: &HashMap<AgentId, u32>,
+        version: FlowVersionId,
+        required: &Requirement,
+    ) -> Self {
+        let now = app.clock.monotonic();
         let session = app.sessions.get(kept.session_id);
         let is_polling = session.as_ref().is_some_and(|one| one.is_polling(now));
         // Not what it said at its last poll: since then runs of it may have ended.
         let load = loads.get(&kept.id).copied().unwrap_or_default();
         let free_slots = kept.slots.saturating_sub(load);
         let missing = required.missing_from(&kept.offer);
-        let mut words: Vec<String> = missing.iter().map(Missing::to_string).collect();
-        let shunned = session.as_ref();
-        if let Some(why) = shunned.and_then(|one| one.why_shunned(version, now)) {
+        let mut roots = kept.offer.roots;
+        let mut resting = kept.offer.resting;
+        roots.extend(resting.iter().map(|rest| rest.root.clone()));
+        resting.retain(|rest| missing.iter().any(|one| is_rest(one, rest)));
+        let word = |missing: &Missing| match resting.iter().find(|rest| is_rest(missing, rest)) {
+            Some(rest) => {
+                // Why it rests names the root.
+                let what = match missing {
+                    Missing::ResultsAway(_) => "cannot keep results",
+                    _ => "waits for a storage",
+                };
+                let looks = looks_again(rest, app.clock.now());
+                format!("{what}: {}; {looks}", rest.why)
+            }
+            None => missing.to_string(),
+        };
+        let mut words: Vec<String> = missing.iter().map(word).collect();
+        let declined = session.as_ref();
+        let declined = declined.and_then(|one| one.why_shunned(version, now));
+        let asked_in = declined.map(|(why, left)| {
             words.push(format!("has declined it a moment ago: {why}"));
-        }
+            left
+        });
         if missing.is_empty() && is_polling && free_slots == 0 {
-            words.push("has no free slot".to_owned());
+            words.push(NO_SLOT.to_owned());
         }
         let is_leaving = session.as_ref().is_some_and(|one| one.is_leaving(now));
         if is_leaving || kept.drain.is_some() {
@@ -194,51 +248,167 @@ async fn lacks(
         } else if !is_polling {
             words.push("does not poll".to_owned());
         }
-        AgentLack {
-            agent: kept.name,
-            is_polling,
-            free_slots,
-            missing,
-            words,
+        Self {
+            agent: AgentLack {
+                agent: kept.name,
+                is_polling,
+                free_slots,
+                missing,
+                words,
+            },
+            hostname: kept.hostname,
+            roots,
+            resting,
+            asked_in,
         }
-    };
-    Ok(kept.into_iter().map(lack).collect())
+    }
+
+    /// Counts what it lacks that does not come back by itself.
+    fn lasting(&self) -> usize {
+        let missing = self.agent.missing.iter();
+        missing.filter(|missing| !comes_back(missing)).count()
+    }
 }
 
-/// Says in one sentence what holds a due run up, and what would help.
-fn weigh(explanation: &mut Explanation) {
-    let agents = &explanation.agents;
-    let polling: Vec<&AgentLack> = agents.iter().filter(|agent| agent.is_polling).collect();
-    let (summary, hint) = if polling.is_empty() {
-        let summary = match agents.len() {
-            0 => "no agent was ever started".to_owned(),
-            1 if agents[0].words.iter().any(|it| it == TAKES_NO_MORE) => {
-                format!("no agent polls; `{}` {TAKES_NO_MORE}", agents[0].agent)
-            }
-            1 => format!("no agent polls; `{}` did", agents[0].agent),
-            count => format!("no agent polls; {count} did"),
-        };
-        (summary, Some("waft agent start".to_owned()))
-    } else if polling.iter().any(|agent| agent.words.is_empty()) {
-        ("an agent can take it and is about to".to_owned(), None)
-    } else if let Some(agent) = polling.iter().find(|agent| agent.missing.is_empty()) {
-        let summary = format!("the agent `{}` {}", agent.agent, agent.words.join(" and "));
-        let hint = "waft agent start --limit N with more slots, or another agent";
-        (summary, (agent.free_slots == 0).then(|| hint.to_owned()))
-    } else {
-        let nearest = polling.iter().min_by_key(|agent| agent.missing.len());
-        let lacking = nearest.map_or(String::new(), |agent| sentence(agent, &polling));
-        (lacking, nearest.and_then(|agent| hint(agent)))
+/// Tells whether an agent lacks something only for as long as a root of it rests.
+const fn comes_back(missing: &Missing) -> bool {
+    matches!(missing, Missing::Resting(_) | Missing::ResultsAway(_))
+}
+
+fn is_rest(missing: &Missing, rest: &Resting) -> bool {
+    matches!(missing, Missing::Resting(root) | Missing::ResultsAway(root) if *root == rest.root)
+}
+
+fn looks_again(rest: &Resting, now: Timestamp) -> String {
+    match rest.looks_at.duration_since(now).as_secs() {
+        seconds @ 1.. => format!("it looks again in {seconds} s"),
+        _ => "it is looking again".to_owned(),
+    }
+}
+
+/// What is said of a run that waits.
+#[derive(Default)]
+struct Because {
+    summary: String,
+    aside: String,
+    hints: Vec<String>,
+}
+
+/// Says in one sentence what holds a due run up, and what would help. What changes from one moment to the
+/// next, while the reason stays, is said aside.
+fn weigh(
+    lacks: &[Lack],
+    required: &Requirement,
+    gone: Option<&AgentsGone>,
+    now: Timestamp,
+) -> Because {
+    let mut polling: Vec<&Lack> = lacks.iter().filter(|one| one.agent.is_polling).collect();
+    // The same order at each look, whoever was heard of last.
+    polling.sort_by_key(|one| (one.lasting(), one.agent.missing.len(), &one.agent.agent));
+    let polls = format!("{} polling", count(polling.len()));
+    let Some(nearest) = polling.first() else {
+        return nobody(lacks, gone);
     };
-    explanation.summary = summary;
-    explanation.hints = hint.into_iter().collect();
+    let able = || polling.iter().filter(|one| one.agent.missing.is_empty());
+    if able().any(|one| one.agent.words.is_empty()) {
+        return Because {
+            summary: "an agent can take it and is about to".to_owned(),
+            ..Because::default()
+        };
+    }
+    if let Some(one) = able().find(|one| one.asked_in.is_some()) {
+        return declined(one, &polling, required);
+    }
+    if able().next().is_some() {
+        return Because {
+            summary: format!("each agent that could take it {NO_SLOT}"),
+            aside: polls,
+            hints: vec!["waft agent start --limit N with more slots, or another agent".to_owned()],
+        };
+    }
+    if nearest.lasting() == 0 && !nearest.resting.is_empty() {
+        return rests(nearest, now);
+    }
+    Because {
+        summary: sentence(&nearest.agent, &polling),
+        aside: polls,
+        hints: hint(&nearest.agent).into_iter().collect(),
+    }
+}
+
+/// Says that no agent polls, and which did.
+fn nobody(lacks: &[Lack], gone: Option<&AgentsGone>) -> Because {
+    let start = vec!["waft agent start".to_owned()];
+    let aside = match (lacks, gone) {
+        ([], None) => {
+            return Because {
+                summary: "no agent was ever started".to_owned(),
+                hints: start,
+                ..Because::default()
+            };
+        }
+        ([], Some(AgentsGone { count, seen_at })) => {
+            format!("{count} did, last seen {}", seen_at.strftime("%FT%TZ"))
+        }
+        ([one], _) if one.agent.words.iter().any(|it| it == TAKES_NO_MORE) => {
+            format!("`{}` {TAKES_NO_MORE}", one.agent.agent)
+        }
+        ([one], _) => format!("`{}` did", one.agent.agent),
+        (several, _) => format!("{} did", several.len()),
+    };
+    Because {
+        summary: "no agent polls".to_owned(),
+        aside,
+        hints: start,
+    }
+}
+
+/// Says that an agent has declined the run, and where else its artifact lies.
+fn declined(one: &Lack, polling: &[&Lack], required: &Requirement) -> Because {
+    let asked_in = one.asked_in.map_or(0, |left| left.as_secs());
+    let roots = required.roots.iter();
+    let elsewhere = roots.filter(|root| !polling.iter().any(|one| one.roots.contains(*root)));
+    let hint = |root| format!("it lies there too: waft agent start --root {root}");
+    Because {
+        summary: format!(
+            "the agent `{}` {}",
+            one.agent.agent,
+            one.agent.words.join(" and ")
+        ),
+        aside: format!("it is asked again in {asked_in} s"),
+        hints: elsewhere.map(hint).collect(),
+    }
+}
+
+/// Says that an agent has all it needs, and waits for a storage.
+fn rests(nearest: &Lack, now: Timestamp) -> Because {
+    let (name, host) = (&nearest.agent.agent, &nearest.hostname);
+    let whys: Vec<_> = nearest
+        .resting
+        .iter()
+        .map(|rest| rest.why.as_str())
+        .collect();
+    let first = nearest.resting.iter().min_by_key(|rest| rest.looks_at);
+    let looks = first.map_or_else(String::new, |rest| looks_again(rest, now));
+    let hints = nearest.resting.iter().filter_map(|rest| rest.hint.as_ref());
+    Because {
+        summary: format!(
+            "the agent `{name}` waits for a storage: {}",
+            whys.join("; ")
+        ),
+        aside: format!("{looks}, and goes on by itself"),
+        hints: hints.map(|hint| format!("on `{host}`: {hint}")).collect(),
+    }
 }
 
 /// Says what is missing: of every agent if all lack the same, else of the nearest.
-fn sentence(nearest: &AgentLack, polling: &[&AgentLack]) -> String {
-    let first = &nearest.missing[0];
-    if polling.iter().all(|agent| agent.missing.contains(first)) {
-        let what = match first {
+fn sentence(nearest: &AgentLack, polling: &[&Lack]) -> String {
+    let lasting = nearest.missing.iter().find(|missing| !comes_back(missing));
+    let Some(first) = lasting.or_else(|| nearest.missing.first()) else {
+        return String::new();
+    };
+    if polling.iter().all(|one| one.agent.missing.contains(first)) {
+        return match first {
             Missing::Project(project) => format!("no agent runs code of the project `{project}`"),
             Missing::Label(label) => format!("no agent offers the label `{label}`"),
             Missing::Grant(flag) => format!("no agent allows what needs `{flag}`"),
@@ -249,14 +419,13 @@ fn sentence(nearest: &AgentLack, polling: &[&AgentLack]) -> String {
             Missing::ResultsAway(root) => {
                 format!("no agent can keep results: `{root}` is out of reach")
             }
+            Missing::Resting(root) => format!("no agent reaches the storage `{root}`"),
         };
-        return format!("{what}; {} polling", count(polling.len()));
     }
     format!(
-        "no agent has all it needs; the nearest, `{}`, {}; {} polling",
+        "no agent has all it needs; the nearest, `{}`, {}",
         nearest.agent,
-        nearest.words.join(" and "),
-        count(polling.len())
+        nearest.words.join(" and ")
     )
 }
 
@@ -267,6 +436,7 @@ fn count(agents: usize) -> String {
     }
 }
 
+/// Returns the line that starts an agent which has what this one lacks.
 fn hint(agent: &AgentLack) -> Option<String> {
     let flags: Vec<String> = agent
         .missing
@@ -275,7 +445,9 @@ fn hint(agent: &AgentLack) -> Option<String> {
             Missing::Project(project) => Some(format!("--project {project}")),
             Missing::Label(label) => Some(format!("--label {label}")),
             Missing::Grant(flag) => Some(flag.clone()),
-            Missing::Root(root) | Missing::Results(root) => Some(format!("--root {root}")),
+            Missing::Root(root) | Missing::Results(root) | Missing::Resting(root) => {
+                Some(format!("--root {root}"))
+            }
             Missing::Limit(_) | Missing::Ability(_) | Missing::ResultsAway(_) => None,
         })
         .collect();

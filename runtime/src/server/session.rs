@@ -18,8 +18,11 @@ use crate::clock::Monotonic;
 use crate::model::id::{AgentId, FlowVersionId, SessionId};
 use crate::model::requirement::{Offer, Requirement};
 
-/// How long the runs of a version are not given to an agent that has just declined one of them.
+/// How long the runs of a version are not given to an agent that has just declined one of them; twice as long
+/// each time that it declines again.
 const SHUNNED: Duration = Duration::from_secs(60);
+/// The longest of these pauses, and how long one is remembered after its end.
+const SHUNNED_MAX: Duration = Duration::from_secs(5 * 60);
 /// How long an agent counts as polling after its last call ended: it is between two calls.
 const BETWEEN_CALLS: Duration = Duration::from_secs(5);
 /// How long a session is remembered of which nothing is heard.
@@ -60,7 +63,15 @@ struct Numbered {
 /// A version whose artifact the agent could not get ready.
 struct Shunned {
     since: Monotonic,
+    length: Duration,
     why: String,
+}
+
+impl Shunned {
+    fn left(&self, now: Monotonic) -> Option<Duration> {
+        let left = self.length.saturating_sub(now.since(self.since));
+        (!left.is_zero()).then_some(left)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -124,29 +135,44 @@ impl Session {
         self.numbered().satisfied.get(&id).copied()
     }
 
-    /// Notes that the agent has declined a run: it is given no run of that version for a minute. What needs
-    /// the same of an agent and is another artifact goes on.
+    /// Notes that the agent has declined a run: it is given no run of that version for a minute, and for longer if
+    /// it declines again, since each try may fetch the whole artifact. What needs the same of an agent and is
+    /// another artifact goes on.
     pub(super) fn shun(&self, version: FlowVersionId, why: String, now: Monotonic) {
         let mut shunned = self.shunned();
-        shunned.retain(|_, shunned| now.since(shunned.since) < SHUNNED);
-        shunned.insert(version, Shunned { since: now, why });
+        shunned.retain(|_, one| now.since(one.since) < one.length + SHUNNED_MAX);
+        let before = shunned.get(&version).map(|one| one.length * 2);
+        let shun = Shunned {
+            since: now,
+            length: before.map_or(SHUNNED, |twice| twice.min(SHUNNED_MAX)),
+            why,
+        };
+        shunned.insert(version, shun);
     }
 
-    /// Returns why the agent has declined a run of a version a moment ago.
-    pub(super) fn why_shunned(&self, version: FlowVersionId, now: Monotonic) -> Option<String> {
+    /// Returns why the agent has declined a run of a version a moment ago, and how long it is given none.
+    pub(super) fn why_shunned(
+        &self,
+        version: FlowVersionId,
+        now: Monotonic,
+    ) -> Option<(String, Duration)> {
         let shunned = self.shunned();
-        let found = shunned.get(&version);
-        let found = found.filter(|found| now.since(found.since) < SHUNNED);
-        found.map(|found| found.why.clone())
+        let found = shunned.get(&version)?;
+        Some((found.why.clone(), found.left(now)?))
     }
 
     /// Lists the versions of which the agent has declined a run a moment ago.
     pub(super) fn shuns(&self, now: Monotonic) -> Vec<FlowVersionId> {
         let shunned = self.shunned();
-        let lately = shunned
-            .iter()
-            .filter(|(_, shunned)| now.since(shunned.since) < SHUNNED);
+        let lately = shunned.iter().filter(|(_, one)| one.left(now).is_some());
         lately.map(|(version, _)| *version).collect()
+    }
+
+    /// Takes over what an earlier session has declined. A root that is offered since may hold any of it.
+    fn go_on_from(&self, earlier: &Self) {
+        if self.offer.roots.is_subset(&earlier.offer.roots) {
+            self.shunned().extend(earlier.shunned().drain());
+        }
     }
 
     fn shunned(&self) -> MutexGuard<'_, HashMap<FlowVersionId, Shunned>> {
@@ -252,6 +278,23 @@ impl Sessions {
         own.for_each(|session| session.drain());
     }
 
+    /// Forgets what an agent has declined: its process has begun anew, and may know better.
+    pub(super) fn forgive(&self, agent: AgentId) {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = all.values().filter(|session| session.agent_id == agent);
+        own.for_each(|session| session.shunned().clear());
+    }
+
+    /// Forgets who has declined a version: its artifact was put somewhere once more. Answers whether anybody had.
+    pub(super) fn forgive_version(&self, version: FlowVersionId) -> bool {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let forgiven = all.values().filter(|session| {
+            let declined = session.shunned().remove(&version);
+            declined.is_some()
+        });
+        forgiven.count() > 0
+    }
+
     fn put(&self, session: Session) -> Arc<Session> {
         let session = Arc::new(session);
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
@@ -259,6 +302,7 @@ impl Sessions {
             let is_older = other.agent_id == session.agent_id && other.id != session.id;
             if is_older {
                 other.is_replaced.store(true, Ordering::Relaxed);
+                session.go_on_from(other);
             }
             !is_older
         });
@@ -368,11 +412,59 @@ pub(super) mod tests {
         session.shun(one, "its bytes are missing".to_owned(), now);
         let late = now + (SHUNNED - Duration::from_millis(1));
         assert_eq!(session.shuns(late), [one]);
-        let why = session.why_shunned(one, late);
-        assert_eq!(why.as_deref(), Some("its bytes are missing"));
+        let why = session.why_shunned(one, late).unwrap();
+        assert_eq!(why.0, "its bytes are missing");
         assert_eq!(session.why_shunned(other, late), None);
         assert_eq!(session.why_shunned(one, now + SHUNNED), None);
         assert!(session.shuns(now + SHUNNED).is_empty());
+        // Each time that it declines again it rests for longer, until it has not for some time.
+        let mut at = now;
+        for minutes in [2, 4, 5, 5] {
+            at = at + SHUNNED_MAX;
+            session.shun(one, String::new(), at);
+            let left = session.why_shunned(one, at).unwrap().1;
+            assert_eq!(left, Duration::from_secs(60 * minutes));
+        }
+        let late = at + SHUNNED_MAX * 2;
+        session.shun(one, String::new(), late);
+        assert_eq!(session.why_shunned(one, late).unwrap().1, SHUNNED);
+    }
+
+    #[test]
+    fn what_is_registered_once_more_is_declined_by_nobody() {
+        let now = Clock::default().monotonic();
+        let sessions = Sessions::default();
+        let put = sessions.put(session(1, Offer::default(), Memory::default(), now));
+        let [one, other] = [1, 2].map(|nth| FlowVersionId::at(0, nth));
+        for version in [one, other] {
+            put.shun(version, String::new(), now);
+        }
+        assert!(sessions.forgive_version(one) && !sessions.forgive_version(one));
+        assert_eq!(put.shuns(now), [other]);
+    }
+
+    #[test]
+    fn what_is_declined_stays_so_in_the_next_session_unless_there_is_a_new_root_or_process() {
+        let now = Clock::default().monotonic();
+        let sessions = Sessions::default();
+        let offering = |nth: u128, roots: &[&str]| {
+            let offer = Offer {
+                roots: roots.iter().map(|root| (*root).to_owned()).collect(),
+                ..Offer::default()
+            };
+            let mut session = session(nth, offer, Memory::default(), now);
+            session.agent_id = AgentId::at(0, 0);
+            sessions.put(session)
+        };
+        let version = FlowVersionId::at(0, 1);
+        offering(1, &["s3://a", "s3://b"]).shun(version, String::new(), now);
+        assert_eq!(offering(2, &["s3://a"]).shuns(now), [version]);
+        let back = offering(3, &["s3://a", "s3://b"]);
+        assert!(back.shuns(now).is_empty(), "it may lie there");
+        back.shun(version, String::new(), now);
+        sessions.forgive(back.agent_id);
+        let anew = offering(4, &["s3://a"]);
+        assert!(anew.shuns(now).is_empty(), "the process is another one");
     }
 
     #[test]

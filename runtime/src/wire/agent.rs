@@ -76,3 +76,21 @@ pub struct NewDrain {
     #[serde(default)]
     pub how: Drain,
 }
+
+/// A root that an agent has, and that failed it, as it says so itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rest {
+    /// The root.
+    pub root: String,
+    /// The label that is offered with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Why, in one line that names the root and no credentials.
+    pub why: String,
+    /// What mends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// Seconds until the agent looks at it again.
+    pub look_seconds: u32,
+}

@@ -119,6 +119,7 @@ async fn a_token_bound_to_a_project_sees_nothing_else() {
         slots: 1,
         replaces: None,
         is_start: true,
+        rests: Vec::new(),
     };
     let opened = stranger.open_session(&session).await.unwrap();
     let poll = Poll {
@@ -147,6 +148,7 @@ async fn a_page_is_cut_after_what_may_be_seen() {
         slots: 1,
         replaces: None,
         is_start: true,
+        rests: Vec::new(),
     };
     bound.open_session(&session("mira")).await.unwrap();
     for nth in 0..3 {

@@ -6,7 +6,7 @@ use tokio::task::JoinHandle;
 
 use super::schedules::hourly;
 use super::*;
-use waft::wire::Leave;
+use waft::wire::{Leave, Rest};
 
 /// Lets an agent poll, and waits until it waits.
 pub(super) async fn polls(world: &World, agent: &Arc<Agent>) -> JoinHandle<Vec<ClaimedRun>> {
@@ -363,6 +363,45 @@ async fn a_declined_run_holds_up_its_own_version_only() {
     assert_eq!(agent.poll(4).await.len(), 4);
 }
 
+/// What an agent declines again it is given less often, `explain` names where else the artifact lies, and once it is
+/// registered once more the agent is given it at once.
+#[tokio::test]
+async fn a_run_that_is_declined_again_and_again_is_given_less_often_until_it_is_registered() {
+    let world = World::new().await;
+    world.register("etl").await;
+    let mut elsewhere = registration("etl");
+    elsewhere.location.root = "s3://elsewhere".to_owned();
+    world.client.register("demo", &elsewhere).await.unwrap();
+    let run = world.create("etl").await;
+    let agent = world.agent("mira").await;
+    let declines = async || {
+        let claimed = agent.poll(1).await;
+        let decline = FlowRunMoved {
+            event: Event::Decline,
+            message: "its bytes are damaged".to_owned(),
+            code: None,
+            result: None,
+        };
+        let decline = vec![Happening::FlowRun(decline)];
+        agent.tell(lease(&claimed[0]), decline).await;
+    };
+    for minutes in [1, 2, 4, 5] {
+        declines().await;
+        world.clock.pass(Duration::from_secs(60 * minutes - 1));
+        assert!(agent.poll(1).await.is_empty());
+        world.clock.pass(Duration::from_secs(1));
+    }
+    declines().await;
+    let explained = world.client.explain(run.id).await.unwrap();
+    let why = "the agent `mira` has declined it a moment ago: its bytes are damaged";
+    assert_eq!(explained.summary, why);
+    assert_eq!(explained.aside, "it is asked again in 300 s");
+    let hint = "it lies there too: waft agent start --root s3://elsewhere";
+    assert_eq!(explained.hints, [hint]);
+    world.client.register("demo", &elsewhere).await.unwrap();
+    assert_eq!(agent.poll(1).await.len(), 1);
+}
+
 /// An agent that can keep no results is given nothing, and `explain` says so.
 #[tokio::test]
 async fn an_agent_without_a_place_for_results_is_given_nothing() {
@@ -378,8 +417,9 @@ async fn an_agent_without_a_place_for_results_is_given_nothing() {
     let explained = world.client.explain(run.id).await.unwrap();
     assert_eq!(
         explained.summary,
-        "no agent can keep results: `s3://results` is out of reach; 1 agent is polling"
+        "no agent can keep results: `s3://results` is out of reach"
     );
+    assert_eq!(explained.aside, "1 agent is polling");
     assert!(explained.hints.is_empty(), "{:?}", explained.hints);
     let back = world.agent("mira").await;
     assert_eq!(back.poll(1).await.len(), 1);
@@ -397,10 +437,8 @@ async fn explain_names_what_is_missing() {
     let agent = world.agent("mira").await;
     agent.poll(1).await;
     let explained = world.client.explain(run.id).await.unwrap();
-    assert_eq!(
-        explained.summary,
-        "no agent offers the label `nowhere`; 1 agent is polling"
-    );
+    assert_eq!(explained.summary, "no agent offers the label `nowhere`");
+    assert_eq!(explained.aside, "1 agent is polling");
     assert_eq!(
         explained.agents[0].words,
         ["does not offer the label `nowhere`"]
@@ -411,7 +449,84 @@ async fn explain_names_what_is_missing() {
     );
     world.clock.pass(Duration::from_secs(60));
     let gone = world.client.explain(run.id).await.unwrap();
-    assert_eq!(gone.summary, "no agent polls; `mira` did");
+    assert_eq!(
+        (&*gone.summary, &*gone.aside),
+        ("no agent polls", "`mira` did")
+    );
+    assert_eq!(gone.agents_gone, None);
+    // One that is gone for long is no longer listed.
+    world.clock.pass(Duration::from_secs(10 * 60));
+    let gone = world.client.explain(run.id).await.unwrap();
+    assert!(gone.agents.is_empty(), "{:?}", gone.agents);
+    assert_eq!(gone.agents_gone.unwrap().count, 1);
+    let nas = world.agent("nas").await;
+    nas.poll(1).await;
+    let others = world.client.explain(run.id).await.unwrap();
+    let names: Vec<_> = others.agents.iter().map(|agent| &*agent.agent).collect();
+    assert_eq!(names, ["nas"]);
+    assert_eq!(others.agents_gone.unwrap().count, 1);
+}
+
+/// Where an agent lacks nothing but storages that rest, whoever waits is told why they do and that it goes on by
+/// itself; what goes with them is not advised.
+#[tokio::test]
+async fn explain_names_the_agent_whose_storage_rests() {
+    let world = World::new().await;
+    let mut registration = registration("etl");
+    registration.labels = Labels::from_iter(["oci-flow-storage"]);
+    registration.location.root = "oci://registry/flows".to_owned();
+    world.client.register("demo", &registration).await.unwrap();
+    let run = world.create("etl").await;
+    let rest = Rest {
+        root: "oci://registry/flows".to_owned(),
+        label: Some("oci-flow-storage".to_owned()),
+        why: "`oci://registry/flows` refuses access:\n\u{7}401".to_owned(),
+        hint: Some("log in to the registry: docker login".to_owned()),
+        look_seconds: 300,
+    };
+    let new = NewSession {
+        name: "nas".to_owned(),
+        hostname: "nas".to_owned(),
+        version: "0".to_owned(),
+        protocol: PROTOCOL,
+        offer: offer(),
+        slots: 1,
+        replaces: None,
+        is_start: true,
+        rests: vec![rest],
+    };
+    let other = world.agent("mira").await;
+    other.poll(1).await;
+    let missing = world.client.explain(run.id).await.unwrap();
+    let hint = "waft agent start --label oci-flow-storage --root oci://registry/flows";
+    assert_eq!(missing.hints, [format!("start one with it: {hint}")]);
+    let opened = world.client.open_session(&new).await.unwrap();
+    let poll = Poll {
+        session_id: opened.session_id,
+        free_slots: 1,
+        wait_seconds: 0,
+    };
+    assert!(world.client.poll(&poll).await.unwrap().flow_runs.is_empty());
+    world.clock.pass(Duration::from_secs(2));
+    let explained = world.client.explain(run.id).await.unwrap();
+    let why = "`oci://registry/flows` refuses access:401";
+    assert_eq!(
+        explained.summary,
+        format!("the agent `nas` waits for a storage: {why}")
+    );
+    assert_eq!(
+        explained.aside,
+        "it looks again in 298 s, and goes on by itself"
+    );
+    assert_eq!(
+        explained.hints,
+        ["on `nas`: log in to the registry: docker login"]
+    );
+    let nas = explained.agents.iter().find(|one| one.agent == "nas");
+    let words = format!("waits for a storage: {why}; it looks again in 298 s");
+    assert_eq!(nas.unwrap().words, [words]);
+    let shown = world.client.agent("nas").await.unwrap();
+    assert_eq!(shown.offer.resting[0].why, why);
 }
 
 #[tokio::test]
@@ -453,10 +568,8 @@ async fn an_agent_that_leaves_polls_no_longer_and_keeps_its_runs() {
     assert_eq!((shown.is_polling, shown.flow_runs.len()), (false, 1));
     assert!(shown.is_leaving, "it is there for the run that it has");
     let explained = world.client.explain(waits.id).await.unwrap();
-    assert_eq!(
-        explained.summary,
-        "no agent polls; `mira` takes no more runs"
-    );
+    assert_eq!(explained.summary, "no agent polls");
+    assert_eq!(explained.aside, "`mira` takes no more runs");
     let reported = agent.tell(lease(&claimed[0]), vec![flow(Event::Start)]);
     assert!(reported.await.lost.is_empty());
 }

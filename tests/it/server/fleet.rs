@@ -17,6 +17,7 @@ fn hello(name: &str, hostname: &str, protocol: u32) -> NewSession {
         slots: 4,
         replaces: None,
         is_start: protocol >= 2,
+        rests: Vec::new(),
     }
 }
 
@@ -115,10 +116,8 @@ async fn a_drained_agent_is_given_nothing_more_and_told_until_it_leaves() {
     assert_eq!(shown.flow_runs.len(), 1, "it keeps what it has");
     assert!(agent.poll(1).await.is_empty());
     let explained = world.client.explain(waits.id).await.unwrap();
-    assert_eq!(
-        explained.summary,
-        "no agent polls; `mira` takes no more runs"
-    );
+    assert_eq!(explained.summary, "no agent polls");
+    assert_eq!(explained.aside, "`mira` takes no more runs");
     assert_eq!(explained.agents[0].words, ["takes no more runs"]);
 
     for _ in 0..2 {
@@ -173,6 +172,7 @@ async fn what_an_agent_was_told_outlives_the_server_and_not_a_new_start() {
     );
     let again = NewSession {
         is_start: false,
+        rests: Vec::new(),
         ..hello("mira", "host", PROTOCOL)
     };
     agent.session = client.open_session(&again).await.unwrap().session_id;

@@ -120,6 +120,7 @@ impl World {
             slots: 4,
             replaces,
             is_start: true,
+            rests: Vec::new(),
         };
         let session = self.client.open_session(&new).await.unwrap();
         Agent {

@@ -38,6 +38,7 @@ async fn a_server_that_goes_down_answers_whoever_waits_and_comes_back_with_every
         slots: 1,
         replaces: None,
         is_start: true,
+        rests: Vec::new(),
     };
     let session_id = client.open_session(&new).await.unwrap().session_id;
     let waiting = {

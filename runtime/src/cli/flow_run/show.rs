@@ -68,13 +68,15 @@ async fn about(run: &FlowRun, call: &Call) -> Vec<(&'static str, String)> {
 }
 
 pub(super) async fn explain(client: &Client, id: FlowRunId, call: &Call) -> Done {
-    let explanation = why::explanation(client, id).await?;
+    let mut explanation = client.explain(id).await?;
+    explanation.hints = why::hints(&explanation);
     if call.output.is_json() {
         return call.output.json(&explanation);
     }
     call.output.line(format_args!(
         "{}: {}",
-        explanation.state, explanation.summary
+        explanation.state,
+        why::sentence(&explanation)
     ))?;
     for agent in &explanation.agents {
         let polls = match (agent.is_polling, agent.free_slots) {
@@ -88,6 +90,14 @@ pub(super) async fn explain(client: &Client, id: FlowRunId, call: &Call) -> Done
         };
         call.output
             .line(format_args!("  agent `{}` ({polls}): {words}", agent.agent))?;
+    }
+    if let Some(gone) = &explanation.agents_gone {
+        let seen = words::instant(gone.seen_at);
+        let more = match gone.count {
+            1 => "1 more agent is gone, last seen".to_owned(),
+            count => format!("{count} more agents are gone, the last seen"),
+        };
+        call.output.line(format_args!("  {more} {seen}"))?;
     }
     explanation
         .hints

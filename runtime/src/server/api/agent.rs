@@ -13,6 +13,7 @@ use jiff::SignedDuration;
 use super::{checked_labels, checked_name};
 use crate::clock::Monotonic;
 use crate::model::id::{AgentId, FlowRunId, SessionId};
+use crate::model::requirement::Resting;
 use crate::model::state::{Event, State as RunState};
 use crate::server::access::Access;
 use crate::server::app::App;
@@ -28,11 +29,17 @@ use crate::server::extract::Json;
 use crate::server::session::Session as AgentSession;
 use crate::wire::{
     Claims, Deletions, Drain, ErrorBody, LeaseKey, Leave, Listen, NewSession, Orders, PROTOCOL,
-    Poll, Renewal, Renewed, ReportBatch, Reported, Segment, Session,
+    Poll, Renewal, Renewed, ReportBatch, Reported, Rest, Segment, Session,
 };
 
 /// Most slots of an agent.
 const SLOTS_MAX: u32 = 100_000;
+/// Most roots of which an agent says why they rest.
+const RESTS_MAX: usize = 100;
+/// Most characters that it says of each.
+const REST_CHARS_MAX: usize = 500;
+/// Longer than any rest.
+const DAY_SECONDS: u32 = 24 * 60 * 60;
 /// Most segments that an agent is asked to delete at one time.
 const DELETE_MAX: usize = 100;
 /// A claim that its agent does not know of so long afterwards has not reached it.
@@ -71,6 +78,9 @@ pub(super) async fn open_session(
     }
     new.offer.projects = offered_projects(&app, &access, new.offer.projects.take()).await?;
     let now = app.clock.now();
+    // Whatever it says there: instants are the server's.
+    new.offer.resting = resting(std::mem::take(&mut new.rests), now);
+    let is_start = new.is_start || protocol < agent::DRAIN_PROTOCOL;
     let ids = (
         AgentId::at(now.as_microsecond(), rand::random()),
         SessionId::at(now.as_microsecond(), rand::random()),
@@ -94,6 +104,9 @@ pub(super) async fn open_session(
         })
         .await?;
     rescuer::announce(&app, &taken).await;
+    if is_start {
+        app.sessions.forgive(agent_id);
+    }
     // Whoever polls in the old session is woken, and told that there is a newer one.
     app.session(&access, ids.1).await?;
     app.waiting.wake_replaced();
@@ -104,6 +117,24 @@ pub(super) async fn open_session(
         lease_seconds: app.lease.as_secs() as u32,
         protocol,
     }))
+}
+
+/// Notes when an agent looks again at the roots that rest, by the server's time.
+fn resting(rests: Vec<Rest>, now: jiff::Timestamp) -> Vec<Resting> {
+    let line = |text: String| {
+        let plain = text.chars().filter(|c| !c.is_control());
+        plain.take(REST_CHARS_MAX).collect::<String>()
+    };
+    let rests = rests.into_iter().take(RESTS_MAX);
+    rests
+        .map(|rest| Resting {
+            root: rest.root,
+            label: rest.label,
+            why: line(rest.why),
+            hint: rest.hint.map(line),
+            looks_at: now + SignedDuration::from_secs(rest.look_seconds.min(DAY_SECONDS).into()),
+        })
+        .collect()
 }
 
 /// Takes every run from an agent whose process is dead.

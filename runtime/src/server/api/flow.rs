@@ -81,7 +81,8 @@ pub(super) async fn register(
         .await?;
     app.schedules.notify_one();
     // An agent that polls already may take from now what it could not take before.
-    if let Some(version) = done.changed {
+    let version = done.registered.flow_version_id;
+    if app.sessions.forgive_version(version) || done.changed.is_some() {
         app.announce_version(version).await;
     }
     Ok(Answered(done.registered))

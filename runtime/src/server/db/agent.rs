@@ -9,7 +9,7 @@ use super::realm::Realm;
 use super::tx::{Json, Row, Tx, args};
 use crate::model::id::{AgentId, FlowRunId, SessionId};
 use crate::model::requirement::Offer;
-use crate::wire::{AgentRun, Drain, NewSession};
+use crate::wire::{AgentRun, AgentsGone, Drain, NewSession};
 
 /// The first protocol of agents that can be told from afar to end.
 pub const DRAIN_PROTOCOL: u32 = 2;
@@ -140,12 +140,36 @@ pub async fn list(
     rows.iter().map(kept).collect()
 }
 
-/// Lists the agents that were heard of last, the last of them first, as far as the realm sees them.
-pub async fn heard_last(tx: &mut Tx, realm: &Realm, limit: u32) -> Result<Vec<Kept>, DbError> {
-    let sql = select!("WHERE ($1 IS NULL OR realm = $1) ORDER BY seen_at DESC, id LIMIT $2");
+/// Lists the agents that were heard of since an instant, the last of them first, as far as the realm sees
+/// them.
+pub async fn heard_since(
+    tx: &mut Tx,
+    realm: &Realm,
+    since: Timestamp,
+    limit: u32,
+) -> Result<Vec<Kept>, DbError> {
+    let sql = select!(
+        "WHERE ($1 IS NULL OR realm = $1) AND seen_at >= $2 ORDER BY seen_at DESC, id LIMIT $3"
+    );
     let own = (*realm != Realm::All).then(|| realm.word());
-    let rows = tx.rows(sql, args![own, limit]).await?;
+    let rows = tx.rows(sql, args![own, since, limit]).await?;
     rows.iter().map(kept).collect()
+}
+
+/// Counts the agents that were not, and says when the last of them was heard of.
+pub async fn gone_since(
+    tx: &mut Tx,
+    realm: &Realm,
+    since: Timestamp,
+) -> Result<Option<AgentsGone>, DbError> {
+    let sql = "SELECT count(*), max(seen_at) FROM agent \
+               WHERE ($1 IS NULL OR realm = $1) AND seen_at < $2";
+    let own = (*realm != Realm::All).then(|| realm.word());
+    let row = tx.row(sql, args![own, since]).await?;
+    let row = row.ok_or(DbError::Raced)?;
+    let seen_at: Option<Timestamp> = row.get(1)?;
+    let count = row.get(0)?;
+    Ok(seen_at.map(|seen_at| AgentsGone { count, seen_at }))
 }
 
 /// Finds the agents of a name, and of a host where one is given, or the agent of an id; as far as the

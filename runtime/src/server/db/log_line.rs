@@ -68,3 +68,15 @@ pub async fn list(
         })
         .collect()
 }
+
+/// Returns what was said last of a run as a whole, if it was a warning.
+pub async fn last_warning(tx: &mut Tx, run: FlowRunId) -> Result<Option<String>, DbError> {
+    let sql = "SELECT level, text FROM log_line WHERE flow_run_id = $1 AND task IS NULL \
+               ORDER BY number DESC LIMIT 1";
+    let Some(row) = tx.row(sql, args![run]).await? else {
+        return Ok(None);
+    };
+    let level: u32 = row.get(0)?;
+    let is_warning = LEVELS.get(level as usize) == Some(&Level::Warning);
+    Ok(is_warning.then_some(row.get(1)?))
+}
