@@ -66,7 +66,7 @@ async fn measure(cores: usize) {
     let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let server = server::start(ServerSettings {
         listen: ([127, 0, 0, 1], 0).into(),
-        db: home.path().join("waft.db"),
+        db: home.path().join("waft.db").into(),
         lease: Duration::from_secs(30),
         hosts: Vec::new(),
         results_keep: server::RESULTS_KEEP,

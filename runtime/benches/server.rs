@@ -187,7 +187,7 @@ async fn fill(app: &App, like: &FlowRun, count: usize) {
 fn settings(folder: &tempfile::TempDir) -> ServerSettings {
     ServerSettings {
         listen: ([127, 0, 0, 1], 0).into(),
-        db: folder.path().join("waft.db"),
+        db: folder.path().join("waft.db").into(),
         lease: Duration::from_secs(30),
         hosts: Vec::new(),
         results_keep: server::RESULTS_KEEP,

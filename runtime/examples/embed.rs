@@ -58,7 +58,7 @@ async fn run(arguments: Vec<String>) -> anyhow::Result<String> {
     // `Client::new("https://flows.example.org", Some(token))`.
     let server = server::start(ServerSettings {
         listen: ([127, 0, 0, 1], 0).into(),
-        db: folder.path().join("server.db"),
+        db: folder.path().join("server.db").into(),
         lease: Duration::from_secs(30),
         results_keep: RESULTS_KEEP,
         hosts: Vec::new(),

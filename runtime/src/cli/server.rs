@@ -11,6 +11,7 @@ use super::failure::{Done, Failure};
 use super::signals::Signals;
 use crate::client::Client;
 use crate::config::{Credentials, Millis, address};
+use crate::server::db::Place;
 use crate::server::{self, Running, ServerSettings};
 use crate::wire::ListQuery;
 
@@ -69,22 +70,28 @@ pub(super) struct Flags {
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub(super) struct Db {
-    /// The database file; `server.db` in this home unless given.
-    #[arg(long = "db", value_name = "FILE")]
-    file: Option<PathBuf>,
+    /// The database: a file, `server.db` in this home unless given, or `postgres://…` (14 or later).
+    #[arg(long = "db", value_name = "FILE|URL")]
+    place: Option<PathBuf>,
 }
 
 impl Db {
-    fn path(&self, call: &Call) -> Done<PathBuf> {
-        let Some(file) = &self.file else {
+    fn place(&self, call: &Call) -> Done<Place> {
+        let Some(place) = &self.place else {
             call.config.home.make()?;
-            return Ok(call.config.home.db());
+            return Ok(call.config.home.db().into());
         };
-        if file.to_str().is_some_and(|text| text.contains("://")) {
-            let what = format!("`{}` is not the path of a database file", file.display());
-            return Err(Failure::usage(what));
+        let scheme = place.to_str().and_then(|text| text.split_once("://"));
+        match scheme {
+            Some(("postgres" | "postgresql", _)) => {
+                Ok(Place::Postgres(place.to_string_lossy().into_owned()))
+            }
+            Some((scheme, _)) => {
+                let what = format!("a database is a file or `postgres://…`, not `{scheme}://…`");
+                Err(Failure::usage(what))
+            }
+            None => Ok(std::path::absolute(place)?.into()),
         }
-        Ok(std::path::absolute(file)?)
     }
 }
 
@@ -100,9 +107,11 @@ pub(super) fn run(verb: Verb, call: &Call) -> Done {
             Ok(())
         }),
         Verb::Token { db } => {
-            let db = db.path(call)?;
-            if !db.is_file() {
-                let what = format!("there is no database `{}`", db.display());
+            let db = db.place(call)?;
+            if let Place::File(file) = &db
+                && !file.is_file()
+            {
+                let what = format!("there is no database `{db}`");
                 return Err(Failure::could(what).or_hint("waft server start makes one"));
             }
             let text =
@@ -139,7 +148,7 @@ pub(super) async fn start(flags: &Flags, call: &Call) -> Done<Running> {
     let settings = ServerSettings {
         results_keep: keep.into(),
         listen,
-        db: flags.db.path(call)?,
+        db: flags.db.place(call)?,
         lease: lease.into(),
         hosts: flags.host.clone(),
         clock: call.clock.clone(),
@@ -186,7 +195,7 @@ pub(super) async fn introduce(
         Some(token) => token.clone(),
         None => match kept_token(running, call).await {
             Some(token) => token,
-            None => server::make_token(flags.db.path(call)?, call.clock.clone()).await?,
+            None => server::make_token(flags.db.place(call)?, call.clock.clone()).await?,
         },
     };
     let credentials = Credentials { url, token };

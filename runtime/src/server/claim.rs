@@ -14,6 +14,7 @@ use super::db::slot::{self, Room};
 use super::db::tx::Tx;
 use super::db::{location, task_run};
 use super::error::ApiError;
+use super::fence::Fence;
 use super::overlap::{self, Settled};
 use super::session::Session;
 use super::turn::deal;
@@ -62,12 +63,14 @@ async fn sort_out(
     tx: &mut Tx,
     chosen: Vec<Candidate>,
     room: &mut Room,
+    fence: &mut Fence,
     count: usize,
     now: Timestamp,
     claimed: &mut Claimed,
 ) -> Result<Sorted, DbError> {
+    fence.draw(tx, &chosen, room).await?;
     let is_new = |one: &Candidate| one.overlap.is_some() && one.standing.state == State::Scheduled;
-    let flows: HashSet<FlowId> = chosen
+    let flows: BTreeSet<FlowId> = chosen
         .iter()
         .filter(|one| is_new(one))
         .map(|one| one.flow_id)
@@ -78,16 +81,16 @@ async fn sort_out(
         decided.extend(settled.touched.iter().copied());
         claimed.settled.add(settled);
     }
+    let mut chosen = chosen;
+    chosen.retain(|one| !decided.contains(&one.standing.id));
+    let taken = fence.take(tx, chosen, room, count, now).await?;
     let mut sorted = Sorted {
         free: Vec::new(),
-        has_more: !decided.is_empty(),
+        has_more: !decided.is_empty() || taken.has_more,
     };
     let mut held = Vec::new();
-    for mut one in chosen {
+    for mut one in taken.runs {
         let id = one.standing.id;
-        if decided.contains(&id) {
-            continue;
-        }
         let Some(full) = room.full(one.flow_id, one.standing.project_id) else {
             if sorted.free.len() < count {
                 room.take(one.flow_id, one.standing.project_id);
@@ -156,7 +159,8 @@ impl App {
         Ok(claimed)
     }
 
-    /// Claims in rounds: runs that turn out to be held up make room for those behind them.
+    /// Claims in rounds: runs that turn out to be held up, or that others are about to take, make room
+    /// for those behind them.
     async fn claim_in(
         &self,
         tx: &mut Tx,
@@ -166,6 +170,8 @@ impl App {
     ) -> Result<(), DbError> {
         let now = self.clock.now();
         let mut room = slot::room(tx).await?;
+        let shunned = session.shuns(self.clock.monotonic());
+        let mut fence = Fence::new(shunned);
         for _ in 0..ROUNDS_MAX {
             if claimed.runs.len() >= count {
                 return Ok(());
@@ -175,8 +181,10 @@ impl App {
                 true => left.max(WIDTH_MIN),
                 false => left,
             };
-            let chosen = self.choose_all(tx, session, now, width, &room).await?;
-            let sorted = sort_out(tx, chosen, &mut room, left, now, claimed).await?;
+            let chosen = self
+                .choose_all(tx, session, now, width, &room, &fence)
+                .await?;
+            let sorted = sort_out(tx, chosen, &mut room, &mut fence, left, now, claimed).await?;
             let runs = self.hand_over(tx, session, sorted.free, now).await?;
             claimed.runs.extend(runs);
             if !sorted.has_more {
@@ -195,11 +203,13 @@ impl App {
         now: Timestamp,
         count: usize,
         room: &Room,
+        fence: &Fence,
     ) -> Result<Vec<Candidate>, DbError> {
-        let heads = self.open_heads(tx, session, now).await?;
-        let shunned = session.shuns(self.clock.monotonic());
+        let mut heads = self.open_heads(tx, session, now).await?;
+        heads.retain(|head| !fence.is_short(head));
+        let shunned = fence.shunned();
         let mut queued = self
-            .open_queued(tx, session, now, count, room, &shunned)
+            .open_queued(tx, session, now, count, room, shunned)
             .await?;
         let heads_of = |rank: i32| heads.iter().filter(move |head| head.rank == rank);
         let ranks = heads.iter().map(|head| head.rank);
@@ -211,7 +221,7 @@ impl App {
             }
             let mut lines = queued.remove(&rank).unwrap_or_default();
             for head in heads_of(rank) {
-                lines.extend(flow_run::line(tx, head, &shunned, now, count as u32).await?);
+                lines.extend(flow_run::line(tx, head, shunned, now, count as u32).await?);
             }
             chosen.extend(self.choose(lines, count - chosen.len()));
         }

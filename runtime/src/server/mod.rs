@@ -14,6 +14,7 @@ pub mod duty;
 pub mod error;
 mod explain;
 mod extract;
+mod fence;
 mod host;
 mod listener;
 mod overlap;
@@ -26,7 +27,7 @@ mod waiting;
 
 use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -41,7 +42,7 @@ use crate::wire::Scope;
 use app::App;
 use db::realm::Realm;
 use db::tx::Tx;
-use db::{Db, DbError, fact, token};
+use db::{Db, DbError, Held, Place, fact, token};
 use error::{ApiError, Code};
 
 /// How long results are kept after their last use, unless it is said otherwise.
@@ -54,8 +55,8 @@ pub const RESULTS_KEEP_MIN: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct ServerSettings {
     /// Where to listen; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// The database file; made if it is not there.
-    pub db: PathBuf,
+    /// The database; a file is made if it is not there.
+    pub db: Place,
     /// How long a lease lasts from its claim or renewal.
     pub lease: Duration,
     /// How long results are kept after their last use: [`RESULTS_KEEP`], no less than [`RESULTS_KEEP_MIN`].
@@ -78,7 +79,7 @@ pub struct Running {
     pub app: App,
     listening: tokio::task::JoinHandle<()>,
     duties: Vec<tokio::task::JoinHandle<()>>,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl std::fmt::Debug for Running {
@@ -121,7 +122,7 @@ pub async fn start(settings: ServerSettings) -> anyhow::Result<Running> {
         .await
         .with_context(|| format!("cannot listen on {}", settings.listen))?;
     let addr = listener.local_addr().context("the port has no address")?;
-    let lock = lock(&settings.db)?;
+    let lock = lock(&settings.db).await?;
     let (app, first_token) = open(&settings).await?;
     let router = router(&app);
     let closing = app.closing.subscribe();
@@ -138,9 +139,28 @@ pub async fn start(settings: ServerSettings) -> anyhow::Result<Running> {
     })
 }
 
-/// Takes a database for one server. The lock is the system's, on a file beside it that stays: it is free
+/// What keeps a second server from a database.
+enum Lock {
+    File { _file: File },
+    Postgres { _held: Held },
+}
+
+/// Takes a database for one server.
+async fn lock(place: &Place) -> anyhow::Result<Lock> {
+    match place {
+        Place::File(file) => Ok(Lock::File {
+            _file: lock_file(file)?,
+        }),
+        Place::Postgres(url) => match Db::hold(url).await? {
+            Some(held) => Ok(Lock::Postgres { _held: held }),
+            None => bail!("another server has the database `{place}`: stop it first"),
+        },
+    }
+}
+
+/// Takes a file for one server. The lock is the system's, on a file beside it that stays: it is free
 /// again however its holder ended.
-fn lock(db: &Path) -> anyhow::Result<File> {
+fn lock_file(db: &Path) -> anyhow::Result<File> {
     let path = db.with_added_extension("lock");
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)
@@ -185,7 +205,7 @@ pub async fn open(settings: &ServerSettings) -> Result<(App, Option<String>), Db
 /// # Errors
 ///
 /// Fails if the database cannot be used.
-pub async fn make_token(db: PathBuf, clock: Clock) -> anyhow::Result<String> {
+pub async fn make_token(db: Place, clock: Clock) -> anyhow::Result<String> {
     let db = Db::open(&db).await?;
     let name = format!("made-{}", hex::encode(rand::random::<[u8; 4]>()));
     let text = db

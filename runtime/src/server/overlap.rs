@@ -1,7 +1,8 @@
 //! What becomes of a run of a schedule that is due while another of its flow is still going.
 //!
 //! Asked when the instant has come, and by every claim that would hand such a run over: whoever is
-//! first decides, and the other finds it decided.
+//! first decides, and the other finds it decided. Where others write at the same time, whoever asks has
+//! locked the flow.
 
 use jiff::Timestamp;
 
@@ -39,7 +40,7 @@ impl Settled {
 ///
 /// The database's.
 pub(super) async fn settle(tx: &mut Tx, flow: FlowId, now: Timestamp) -> Result<Settled, DbError> {
-    let going = flow_run::going(tx, flow, now).await?;
+    let going = flow_run::take_going(tx, flow, now).await?;
     let mut settled = Settled::default();
     // Those that stand before the one that is looked at: begun, or due earlier and not left out.
     let (mut before, waiting): (Vec<Standing>, Vec<Going>) = {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::db::flow_version::{self, Version};
 use super::db::memory::Memory;
 use super::db::tx::Tx;
-use super::db::{DbError, flow, flow_run, location, requirement, schedule};
+use super::db::{DbError, flow, flow_run, location, project, requirement, schedule};
 use super::duty::scheduler;
 use crate::model::flow::Definition;
 use crate::model::id::{FlowId, FlowVersionId};
@@ -39,6 +39,7 @@ pub async fn register(
     asked: Registration,
     now: Timestamp,
 ) -> Result<Done, DbError> {
+    project::lock(tx, project.id).await?;
     location::add(tx, project.id, asked.artifact, &asked.location).await?;
     let before = flow::in_project(tx, project.id, &asked.definition.name).await?;
     let current = match &before {

@@ -3,6 +3,7 @@
 pub(crate) mod faults;
 pub(crate) mod guests;
 pub(crate) mod local;
+pub(crate) mod postgres;
 pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod servers;

@@ -70,7 +70,7 @@ impl World {
         std::fs::create_dir(folder.path().join("home")).unwrap();
         let settings = ServerSettings {
             listen: ([127, 0, 0, 1], 0).into(),
-            db: folder.path().join("waft.db"),
+            db: folder.path().join("waft.db").into(),
             lease: LEASE,
             hosts: Vec::new(),
             results_keep: server::RESULTS_KEEP,

@@ -573,3 +573,35 @@ async fn an_agent_that_leaves_polls_no_longer_and_keeps_its_runs() {
     let reported = agent.tell(lease(&claimed[0]), vec![flow(Event::Start)]);
     assert!(reported.await.lost.is_empty());
 }
+
+/// Many at once, of two projects' worth of lines: each run goes to one agent, and none is left.
+#[tokio::test]
+async fn agents_that_claim_at_once_get_every_run_and_none_twice() {
+    const RUNS: usize = 120;
+    let world = World::new().await;
+    for name in ["etl", "other"] {
+        world.register(name).await;
+    }
+    for nth in 0..RUNS {
+        let mut new = new_run(["etl", "other"][nth % 2]);
+        new.priority = i32::from(nth % 3 == 0);
+        world.try_create(&new).await.unwrap();
+    }
+    let agents = (0..12).map(|nth| {
+        let world = &world;
+        async move {
+            let agent = world.agent(&format!("agent-{nth}")).await;
+            let mut own = Vec::new();
+            loop {
+                let claimed = agent.poll(3).await;
+                if claimed.is_empty() {
+                    return own;
+                }
+                own.extend(claimed.into_iter().map(|run| run.flow_run_id));
+            }
+        }
+    });
+    let claimed = futures::future::join_all(agents).await.concat();
+    let distinct: std::collections::BTreeSet<_> = claimed.iter().collect();
+    assert_eq!((claimed.len(), distinct.len()), (RUNS, RUNS));
+}

@@ -161,7 +161,7 @@ async fn what_an_agent_was_told_outlives_the_server_and_not_a_new_start() {
     world.client.drain_agent("mira", &FINISH).await.unwrap();
 
     // Another server of the same database knows it, and so does the process under another session.
-    let (app, _) = open(world.folder.path(), Clock::default()).await;
+    let (app, _) = open(&world.place, Clock::default()).await;
     let token = other(&world, Scope::User, None).await.1;
     let client = Client::in_process(server::router(&app), Some(token));
     agent.client = client.clone();

@@ -617,7 +617,7 @@ async fn a_watcher_hears_of_a_change_at_once() {
 #[tokio::test]
 async fn everything_is_there_after_a_restart() {
     let (clock, test) = Clock::test("2026-03-01T00:00:00Z".parse().unwrap());
-    let world = World::with(clock, test, tempfile::tempdir().unwrap()).await;
+    let world = World::with(clock, test).await;
     world.register("etl").await;
     let run = world.create("etl").await;
     let agent = world.agent("mira").await;
@@ -626,7 +626,8 @@ async fn everything_is_there_after_a_restart() {
         app,
         client,
         clock: test,
-        folder,
+        place,
+        _folder,
         ..
     } = world;
     let clock = app.clock.clone();
@@ -635,19 +636,21 @@ async fn everything_is_there_after_a_restart() {
     drop(client);
     db.close().await;
 
-    let (app, first_token) = open(folder.path(), clock.clone()).await;
+    let (app, first_token) = open(&place, clock.clone()).await;
     assert_eq!(first_token, None, "the first token is made once");
     app.db.clone().close().await;
     drop(app);
-    let path = folder.path().join("waft.db");
-    let token = server::make_token(path, clock.clone()).await.unwrap();
-    let (app, _) = open(folder.path(), clock).await;
+    let token = server::make_token(place.clone(), clock.clone())
+        .await
+        .unwrap();
+    let (app, _) = open(&place, clock).await;
     let client = Client::in_process(server::router(&app), Some(token));
     let world = World {
         app,
         client,
         clock: test,
-        folder,
+        place,
+        _folder,
         _house: House,
     };
     assert_eq!(world.run(run.id).await.claims, key.epoch);

@@ -1,4 +1,6 @@
-//! The server behind its door: real router, real database file, a clock in the test's hand, no port.
+//! The server behind its door: real router, real database, a clock in the test's hand, no port.
+//!
+//! `main.rs` names this module twice: once for a database file, once for PostgreSQL.
 
 mod access;
 mod api;
@@ -29,23 +31,29 @@ use waft::model::run::{FlowRunMoved, Happening, ResultRef, TaskRunKey, TaskRunMo
 use waft::model::schedule::{CatchUp, Overlap};
 use waft::model::state::{Event, State};
 use waft::server::app::App;
+use waft::server::db::Place;
 use waft::server::{self, ServerSettings};
 use waft::wire::{
     ClaimedRun, FlowRun, LeaseKey, ListQuery, Location, NewFlowRun, NewProject, NewSession,
     PROTOCOL, Poll, Registration, Report, ReportBatch, Reported, ResumeQuery, Slots, Transition,
 };
 
+use crate::kit::postgres;
 use crate::kit::world::server_panics;
 
-const LEASE: Duration = Duration::from_secs(30);
+pub(crate) const LEASE: Duration = Duration::from_secs(30);
 const ROOT: &str = "file:///flows";
 
+/// Whether this is the module that tells its stories on PostgreSQL.
+const ON_POSTGRES: bool = module_path!().len() > "it::server".len();
+
 /// A server with a project `demo`, an admin's client, and time by hand.
-struct World {
-    app: App,
-    client: Client,
+pub(crate) struct World {
+    place: Place,
+    pub(crate) app: App,
+    pub(crate) client: Client,
     clock: TestClock,
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
     _house: House,
 }
 
@@ -61,13 +69,15 @@ struct Agent {
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let (clock, test) = Clock::test("2026-03-01T00:00:00Z".parse().unwrap());
-        Self::with(clock, test, tempfile::tempdir().unwrap()).await
+        Self::with(clock, test).await
     }
 
-    async fn with(clock: Clock, test: TestClock, folder: tempfile::TempDir) -> Self {
-        let (app, token) = open(folder.path(), clock).await;
+    async fn with(clock: Clock, test: TestClock) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let place = place(&folder).await;
+        let (app, token) = open(&place, clock).await;
         let client = Client::in_process(server::router(&app), token);
         let project = NewProject {
             name: "demo".to_owned(),
@@ -78,18 +88,19 @@ impl World {
             app,
             client,
             clock: test,
-            folder,
+            place,
+            _folder: folder,
             _house: House,
         }
     }
 
     /// Registers a flow of two tasks, `fetch` and `report`, in `demo`.
-    async fn register(&self, name: &str) -> waft::wire::Registered {
+    pub(crate) async fn register(&self, name: &str) -> waft::wire::Registered {
         let asked = registration(name);
         self.client.register("demo", &asked).await.unwrap()
     }
 
-    async fn create(&self, flow: &str) -> FlowRun {
+    pub(crate) async fn create(&self, flow: &str) -> FlowRun {
         self.try_create(&new_run(flow)).await.unwrap()
     }
 
@@ -131,7 +142,7 @@ impl World {
         }
     }
 
-    async fn run(&self, id: FlowRunId) -> FlowRun {
+    pub(crate) async fn run(&self, id: FlowRunId) -> FlowRun {
         self.client.flow_run(id).await.unwrap()
     }
 
@@ -297,7 +308,7 @@ fn definition(name: &str) -> Definition {
     .unwrap()
 }
 
-fn registration(name: &str) -> Registration {
+pub(crate) fn registration(name: &str) -> Registration {
     let artifact = Digest::of(name.as_bytes());
     Registration {
         definition: definition(name),
@@ -312,11 +323,19 @@ fn registration(name: &str) -> Registration {
     }
 }
 
-/// Opens the server of a folder: no port, and no duty that is not called by hand.
-async fn open(folder: &std::path::Path, clock: Clock) -> (App, Option<String>) {
+/// Returns where the database of a test is.
+async fn place(folder: &tempfile::TempDir) -> Place {
+    match ON_POSTGRES {
+        true => postgres::place().await,
+        false => folder.path().join("waft.db").into(),
+    }
+}
+
+/// Opens the server of a database: no port, and no duty that is not called by hand.
+async fn open(place: &Place, clock: Clock) -> (App, Option<String>) {
     let settings = ServerSettings {
         listen: ([127, 0, 0, 1], 0).into(),
-        db: folder.join("waft.db"),
+        db: place.clone(),
         lease: LEASE,
         hosts: Vec::new(),
         results_keep: server::RESULTS_KEEP,
@@ -326,7 +345,7 @@ async fn open(folder: &std::path::Path, clock: Clock) -> (App, Option<String>) {
 }
 
 /// A refusal's code.
-fn code<T: std::fmt::Debug>(result: Result<T, ClientError>) -> String {
+pub(crate) fn code<T: std::fmt::Debug>(result: Result<T, ClientError>) -> String {
     let error = result.unwrap_err();
     error.code().unwrap_or("unreachable").to_owned()
 }

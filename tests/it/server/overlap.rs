@@ -234,3 +234,30 @@ async fn a_schedule_that_never_went_has_nothing_to_catch_up() {
     world.schedule().await;
     assert_eq!(due(&world).await, "");
 }
+
+/// Also where their claims overlap: one run at a time, in the order of their hours.
+#[tokio::test]
+async fn agents_that_claim_at_once_begin_one_run_of_a_schedule() {
+    let world = World::new().await;
+    register(&world, Overlap::Queue).await;
+    let mut agents = Vec::new();
+    for nth in 0..8 {
+        agents.push(world.agent(&format!("agent-{nth}")).await);
+    }
+    // Nobody but the claims decides about the four runs that become due.
+    world.clock.pass(Duration::from_secs(4 * 3600));
+    for hour in 1..=4 {
+        let polls = agents.iter().map(|agent| async move {
+            let claimed = agent.poll(2).await;
+            claimed.into_iter().map(move |run| (agent, run))
+        });
+        let claimed = futures::future::join_all(polls).await;
+        let claimed: Vec<_> = claimed.into_iter().flatten().collect();
+        assert_eq!(claimed.len(), 1, "{}", due(&world).await);
+        let (agent, run) = &claimed[0];
+        let told = run.scheduled_at.strftime("%H:%M").to_string();
+        assert_eq!(told, format!("0{hour}:00"));
+        let story = vec![flow(Event::Start), flow(Event::Succeed)];
+        agent.tell(lease(run), story).await;
+    }
+}

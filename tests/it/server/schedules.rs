@@ -1,6 +1,7 @@
 //! Schedules: runs ahead, versions, pauses, a server that was away.
 
 use super::*;
+use waft::server::db::sql::Sql;
 
 pub(super) fn hourly(name: &str, line: &str) -> Registration {
     let mut asked = registration(name);
@@ -371,7 +372,11 @@ async fn a_schedule_that_cannot_be_filled_is_in_nobodys_way() {
         let asked = hourly(name, "0 * * * *");
         world.client.register("demo", &asked).await.unwrap();
     }
-    let sql = "UPDATE flow SET flow_version_id = zeroblob(16) WHERE name = 'broken'";
+    let sql = Sql {
+        sqlite: "UPDATE flow SET flow_version_id = zeroblob(16) WHERE name = 'broken'",
+        postgres: "UPDATE flow SET flow_version_id = decode(repeat('00', 16), 'hex') \
+                   WHERE name = 'broken'",
+    };
     let broken = world
         .app
         .db

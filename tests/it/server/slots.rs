@@ -151,3 +151,50 @@ async fn thousands_that_wait_for_a_slot_do_not_hide_what_is_behind_them() {
     assert_eq!(claimed.len(), 2);
     assert_eq!(claimed[1].flow_run_id, other.id);
 }
+
+/// Many claim at once, on PostgreSQL in transactions that overlap: no slot is taken twice, none is left
+/// and what needs none is not held up.
+#[tokio::test]
+async fn agents_that_claim_at_once_take_no_slot_twice() {
+    const RUNS: usize = 30;
+    let world = World::new().await;
+    for name in ["etl", "other"] {
+        world.register(name).await;
+        for _ in 0..RUNS {
+            world.create(name).await;
+        }
+    }
+    set_flow(&world, "etl", Some(3)).await;
+    let mut agents = Vec::new();
+    for nth in 0..8 {
+        agents.push(world.agent(&format!("agent-{nth}")).await);
+    }
+    let claim_all = async || {
+        let polls = agents.iter().map(|agent| async move {
+            let mut own = Vec::new();
+            loop {
+                let claimed = agent.poll(2).await;
+                if claimed.is_empty() {
+                    return own;
+                }
+                own.extend(claimed.into_iter().map(|run| (agent, run)));
+            }
+        });
+        let claimed = futures::future::join_all(polls).await;
+        claimed.into_iter().flatten().collect::<Vec<_>>()
+    };
+    let claimed = claim_all().await;
+    let (etl, other): (Vec<_>, Vec<_>) =
+        claimed.into_iter().partition(|(_, run)| run.flow == "etl");
+    assert_eq!((etl.len(), other.len()), (3, RUNS));
+    let mut ids: Vec<_> = other.iter().map(|(_, run)| run.flow_run_id).collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), RUNS);
+    for (agent, run) in &etl[..2] {
+        end(agent, run).await;
+    }
+    assert_eq!(claim_all().await.len(), 2);
+    set_flow(&world, "etl", None).await;
+    assert_eq!(claim_all().await.len(), RUNS - 5);
+}

@@ -144,7 +144,7 @@ async fn take_from_dead(
     agent: AgentId,
     at: jiff::Timestamp,
 ) -> Result<Vec<Standing>, DbError> {
-    let mut taken = flow_run::of_agent(tx, agent).await?;
+    let mut taken = flow_run::take_of_agent(tx, agent).await?;
     for run in &mut taken {
         let died = |agent: &str| format!("the process of {agent} ended, and was started anew");
         lease::release(tx, memory, run, died, at).await?;
@@ -309,10 +309,7 @@ async fn doomed_for(app: &App, session: &Arc<AgentSession>) -> Result<Vec<Segmen
     app.db
         .write(move |tx| {
             Box::pin(async move {
-                let roots = &session.offer.roots;
-                let doomed = segment::doomed(tx, roots, now, DELETE_MAX).await?;
-                segment::asked(tx, &doomed, now).await?;
-                Ok(doomed)
+                segment::take_doomed(tx, &session.offer.roots, now, DELETE_MAX).await
             })
         })
         .await

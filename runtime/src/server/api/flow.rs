@@ -232,6 +232,7 @@ pub(super) async fn archive(
     change(app, access, text, Change::Archive).await
 }
 
+#[derive(Clone, Copy)]
 enum Change {
     Pause,
     Resume(Option<CatchUp>),
@@ -245,7 +246,9 @@ async fn change(app: App, access: Access, text: String, what: Change) -> Answer<
         .db
         .write(move |tx| {
             Box::pin(async move {
-                let before = found(tx, &access.realm, &text).await?.flow;
+                let named = found(tx, &access.realm, &text).await?.flow.id;
+                flow::lock(tx, named).await?;
+                let before = found(tx, &access.realm, &named.to_string()).await?.flow;
                 let since = match what {
                     Change::Archive => flow::archive(tx, before.id).await.map(|()| None)?,
                     Change::Pause => flow::pause(tx, before.id, now).await.map(|()| None)?,
@@ -312,6 +315,7 @@ pub(super) async fn delete(
         .write(move |tx| {
             Box::pin(async move {
                 let flow = found(tx, &access.realm, &text).await?.flow;
+                flow::lock(tx, flow.id).await?;
                 if flow::is_busy(tx, flow.id).await? {
                     return Err(busy(&flow.name));
                 }

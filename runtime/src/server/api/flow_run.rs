@@ -4,7 +4,7 @@ use axum::Json as Answered;
 use axum::extract::State;
 use http::StatusCode;
 
-use super::{checked_labels, flow, page_size, project};
+use super::{checked_labels, page_size, project};
 use crate::model::artifact::Digest;
 use crate::model::id::{FlowId, FlowRunId};
 use crate::model::limit::RUN_WALL_MS;
@@ -17,7 +17,7 @@ use crate::server::db::flow_run::{self, Filter, Found, Move, New, Standing};
 use crate::server::db::realm::Realm;
 use crate::server::db::tx::Tx;
 use crate::server::db::{
-    card, flow_version, left_out, location, log_line, requirement, task_run, transition,
+    card, flow, flow_version, left_out, location, log_line, requirement, task_run, transition,
 };
 use crate::server::error::{Answer, ApiError, Code};
 use crate::server::explain;
@@ -62,7 +62,7 @@ pub(super) async fn create(
     access.may_change()?;
     check(&asked)?;
     let mut reader = app.db.reader().await?;
-    let flow = flow::found(&mut reader, &access.realm, &asked.flow)
+    let flow = super::flow::found(&mut reader, &access.realm, &asked.flow)
         .await?
         .flow;
     // However the flow was named, the request is the same.
@@ -116,6 +116,7 @@ pub(super) async fn create(
                 Box::pin(async move {
                     let mut new = new;
                     if !labels.is_empty() {
+                        flow::share(tx, new.flow_id).await?;
                         let places =
                             location::list(tx, version.project_id, version.artifact).await?;
                         let roots = places.into_iter().map(|place| place.root);
@@ -238,7 +239,7 @@ pub(super) async fn list(
                 _ => text.clone(),
             };
             Some(
-                flow::found(&mut reader, &access.realm, &text)
+                super::flow::found(&mut reader, &access.realm, &text)
                     .await?
                     .flow
                     .id,

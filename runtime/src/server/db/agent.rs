@@ -131,8 +131,8 @@ pub async fn list(
     limit: u32,
 ) -> Result<Vec<Kept>, DbError> {
     let sql = select!(
-        "WHERE ($1 IS NULL OR realm = $1) \
-         AND ($2 IS NULL OR (name, id) > ($2, $3)) ORDER BY name, id LIMIT $4"
+        "WHERE (realm = $1 OR $1 IS NULL) \
+         AND ((name, id) > ($2, $3) OR $2 IS NULL) ORDER BY name, id LIMIT $4"
     );
     let own = (*realm != Realm::All).then(|| realm.word());
     let (name, id) = after.unzip();
@@ -149,7 +149,7 @@ pub async fn heard_since(
     limit: u32,
 ) -> Result<Vec<Kept>, DbError> {
     let sql = select!(
-        "WHERE ($1 IS NULL OR realm = $1) AND seen_at >= $2 ORDER BY seen_at DESC, id LIMIT $3"
+        "WHERE (realm = $1 OR $1 IS NULL) AND seen_at >= $2 ORDER BY seen_at DESC, id LIMIT $3"
     );
     let own = (*realm != Realm::All).then(|| realm.word());
     let rows = tx.rows(sql, args![own, since, limit]).await?;
@@ -163,7 +163,7 @@ pub async fn gone_since(
     since: Timestamp,
 ) -> Result<Option<AgentsGone>, DbError> {
     let sql = "SELECT count(*), max(seen_at) FROM agent \
-               WHERE ($1 IS NULL OR realm = $1) AND seen_at < $2";
+               WHERE (realm = $1 OR $1 IS NULL) AND seen_at < $2";
     let own = (*realm != Realm::All).then(|| realm.word());
     let row = tx.row(sql, args![own, since]).await?;
     let row = row.ok_or(DbError::Raced)?;
@@ -181,8 +181,8 @@ pub async fn named(
     host: Option<&str>,
 ) -> Result<Vec<Kept>, DbError> {
     let sql = select!(
-        "WHERE ($1 IS NULL OR realm = $1) \
-         AND (id = $2 OR (name = $3 AND ($4 IS NULL OR hostname = $4))) \
+        "WHERE (realm = $1 OR $1 IS NULL) \
+         AND (id = $2 OR (name = $3 AND (hostname = $4 OR $4 IS NULL))) \
          ORDER BY seen_at DESC, id LIMIT 1000"
     );
     let own = (*realm != Realm::All).then(|| realm.word());
@@ -261,7 +261,7 @@ pub async fn at_work(
 ) -> Result<HashMap<AgentId, Vec<AgentRun>>, DbError> {
     let sql = "SELECT r.agent_id, r.id, f.name, p.name, r.state FROM flow_run r \
                JOIN flow f ON f.id = r.flow_id JOIN project p ON p.id = r.project_id \
-               WHERE r.lease_until IS NOT NULL AND ($1 IS NULL OR r.agent_id = $1) ORDER BY r.id";
+               WHERE r.lease_until IS NOT NULL AND (r.agent_id = $1 OR $1 IS NULL) ORDER BY r.id";
     let mut at_work: HashMap<AgentId, Vec<AgentRun>> = HashMap::new();
     for row in tx.rows(sql, args![of]).await? {
         let id: FlowRunId = row.get(1)?;

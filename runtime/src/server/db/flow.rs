@@ -3,20 +3,44 @@
 use jiff::Timestamp;
 
 use super::DbError;
-use super::realm::Realm;
-use super::tx::{Json, Row, Tx, args};
+use super::realm::{Realm, in_realm};
+use super::sql::Sql;
+use super::tx::{Arg, Json, Row, Tx, args};
 use crate::model::id::{FlowId, FlowVersionId, ProjectId};
 use crate::wire::Flow;
 
-macro_rules! select {
-    ($rest:literal) => {
+macro_rules! selected {
+    ($description:literal) => {
         concat!(
-            "SELECT f.id, f.name, p.name, v.definition ->> '$.description', v.version, v.id, ",
-            "v.artifact, v.labels, f.is_paused, f.is_archived, f.created_at, v.created_at, ",
-            "f.project_id, f.slots FROM flow f JOIN project p ON p.id = f.project_id ",
-            "JOIN flow_version v ON v.id = f.flow_version_id ",
-            $rest
+            "SELECT f.id, f.name, p.name, ",
+            $description,
+            ", v.version, v.id, v.artifact, v.labels, f.is_paused, f.is_archived, f.created_at, ",
+            "v.created_at, f.project_id, f.slots FROM flow f JOIN project p ON p.id = f.project_id ",
+            "JOIN flow_version v ON v.id = f.flow_version_id "
         )
+    };
+}
+
+/// The description out of the definition, where the text may have a character that PostgreSQL's cannot.
+macro_rules! select {
+    ($head:literal $(, $column:literal in $place:literal, $tail:literal)?) => {{
+        let sqlite = select!(
+            @ "v.definition ->> '$.description'", $head $(, $column in $place, $tail)?
+        );
+        let postgres = select!(
+            @ "replace(v.definition, '\\u0000', '\\ufffd')::json ->> 'description'",
+            $head $(, $column in $place, $tail)?
+        );
+        Sql {
+            sqlite: sqlite.sqlite,
+            postgres: postgres.postgres,
+        }
+    }};
+    (@ $description:literal, $head:literal) => {
+        Sql::both(concat!(selected!($description), $head))
+    };
+    (@ $description:literal, $head:literal, $column:literal in $place:literal, $tail:literal) => {
+        in_realm!(concat!(selected!($description), $head), $column in $place, $tail)
     };
 }
 
@@ -77,13 +101,34 @@ pub async fn list(
     limit: u32,
 ) -> Result<Vec<Found>, DbError> {
     let sql = select!(
-        "WHERE (f.name, f.id) > ($1, coalesce($2, x'')) AND ($4 IS NULL OR f.project_id = $4) \
-         AND ($5 IS NULL OR hex(f.project_id) IN (SELECT value FROM json_each($5))) \
-         ORDER BY f.name, f.id LIMIT $3"
+        "WHERE (f.name, f.id) > ($1, $2) AND (f.project_id = $4 OR $4 IS NULL) AND ",
+        "f.project_id" in "$5",
+        " ORDER BY f.name, f.id LIMIT $3"
     );
-    let args = args![after.0, after.1, limit, project, realm.arg()];
+    // Before the id of any flow.
+    let id = after.1.map_or(Arg::Blob(Vec::new()), Arg::from);
+    let args = args![after.0, id, limit, project, realm.arg()];
     let rows = tx.rows(sql, args).await?;
     rows.iter().map(found).collect()
+}
+
+/// Keeps everybody else from changing a flow or its schedule, and from making runs of it, until this
+/// transaction ends. What is read of it after this stays as it is.
+pub async fn lock(tx: &mut Tx, id: FlowId) -> Result<(), DbError> {
+    if tx.is_shared() {
+        let sql = "SELECT 1 FROM flow WHERE id = $1 FOR UPDATE";
+        tx.row(sql, args![id]).await?;
+    }
+    Ok(())
+}
+
+/// Keeps everybody else from changing a flow until this transaction ends; others may do the same.
+pub async fn share(tx: &mut Tx, id: FlowId) -> Result<(), DbError> {
+    if tx.is_shared() {
+        let sql = "SELECT 1 FROM flow WHERE id = $1 FOR KEY SHARE";
+        tx.row(sql, args![id]).await?;
+    }
+    Ok(())
 }
 
 /// What a registration needs to know of the flow before it.
@@ -96,14 +141,18 @@ pub struct Before {
     pub is_archived: bool,
 }
 
-/// Finds the flow of a name in a project.
+/// Finds the flow of a name in a project, to change it in this transaction.
 pub async fn in_project(
     tx: &mut Tx,
     project: ProjectId,
     name: &str,
 ) -> Result<Option<Before>, DbError> {
-    let sql = "SELECT id, flow_version_id, is_archived FROM flow \
-               WHERE project_id = $1 AND name = $2";
+    let sql = Sql {
+        sqlite: "SELECT id, flow_version_id, is_archived FROM flow \
+                 WHERE project_id = $1 AND name = $2",
+        postgres: "SELECT id, flow_version_id, is_archived FROM flow \
+                   WHERE project_id = $1 AND name = $2 FOR UPDATE",
+    };
     let row = tx.row(sql, args![project, name]).await?;
     row.map(|row| {
         Ok(Before {
@@ -141,7 +190,7 @@ pub async fn follow(tx: &mut Tx, id: FlowId, version: FlowVersionId) -> Result<(
 /// Lets the schedule rest. If it was active, what it misses after now may be caught up.
 pub async fn pause(tx: &mut Tx, id: FlowId, now: Timestamp) -> Result<(), DbError> {
     let sql = "UPDATE flow SET is_paused = TRUE, rests_since = coalesce(rests_since, \
-               (SELECT $2 + 1 FROM schedule s WHERE s.flow_id = flow.id)) WHERE id = $1";
+               (SELECT CAST($2 AS BIGINT) + 1 FROM schedule s WHERE s.flow_id = flow.id)) WHERE id = $1";
     tx.run(sql, args![id, now]).await.map(drop)
 }
 
@@ -182,6 +231,7 @@ pub enum Deleted {
 /// The only writer must not be held for as long as a hundred thousand runs take: leases would lapse.
 /// Archive the flow first, so that no run comes after.
 pub async fn delete_some(tx: &mut Tx, id: FlowId) -> Result<Deleted, DbError> {
+    lock(tx, id).await?;
     if is_busy(tx, id).await? {
         return Ok(Deleted::Busy);
     }

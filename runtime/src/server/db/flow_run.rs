@@ -5,18 +5,19 @@
 //! version and the lease epoch that were read, so that nothing that happened in between is lost.
 
 mod ending;
+mod line;
+mod listing;
 mod queued;
 mod waiting;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::flow_version::Version;
 use super::memory::Memory;
-use super::realm::Realm;
+use super::sql::{Many, Sql};
 use super::transition::Step;
-use super::tx::{Arg, Json, Many, Row, Tx, args};
+use super::tx::{Arg, Json, Row, Tx, args};
 use super::{DbError, requirement, task_run, transition};
 use crate::model::artifact::Digest;
 use crate::model::id::{AgentId, FlowId, FlowRunId, FlowVersionId, ProjectId, SessionId};
@@ -24,10 +25,14 @@ use crate::model::parameter::Bound;
 use crate::model::run::ResultRef;
 use crate::model::schedule::Overlap;
 use crate::model::state::{Event, Refusal, State};
-use crate::wire::{FlowRun, LeaseKey};
+use crate::wire::LeaseKey;
 
 pub use ending::{cancel, end_left, end_tasks};
-pub use queued::{Going, QueuedHead, going, queued, queued_heads, take_queued};
+pub use line::{Candidate, Head, heads, line, take, take_these};
+#[cfg(test)]
+pub(super) use line::{HEADS, LINE, LINE_WITHOUT};
+pub use listing::{Filter, Found, find, list};
+pub use queued::{Going, QueuedHead, going, queued, queued_heads, take_going, take_queued};
 pub use waiting::{Waiting, change_requirements, dues, requirements, waiting};
 
 /// What a change of a run has to know of it, and what the change makes of it.
@@ -184,13 +189,13 @@ impl Standing {
 }
 
 macro_rules! select {
-    ($rest:literal) => {
+    ($($rest:literal),+) => {
         concat!(
             "SELECT id, project_id, flow_version_id, requirement_id, state, message, code, ",
             "transition, epoch, lost, reported, lines, open_tasks, agent_id, session_id, ",
             "claimed_at, lease_until, scheduled_at, started_at, ended_at, result, parameters, ",
-            "timeout_ms, flow_id, overlap, clock FROM flow_run ",
-            $rest
+            "timeout_ms, flow_id, overlap, clock, rank FROM flow_run ",
+            $($rest),+
         )
     };
 }
@@ -227,22 +232,72 @@ fn standing(row: &Row) -> Result<Standing, DbError> {
     })
 }
 
-pub(super) static READ: Many = Many::new(select!("WHERE id IN (VALUES "), "($)", ")");
+pub(super) static READ: Many = Many::with(
+    select!("WHERE id IN (VALUES "),
+    "($::bytea)",
+    Sql {
+        sqlite: ")",
+        postgres: ") ORDER BY id FOR UPDATE",
+    },
+);
 
-/// Reads how runs stand, to change them in this transaction; unknown ones are missing.
+/// Reads how runs stand, to change them in this transaction; unknown ones are missing. Nobody else
+/// changes them until it ends.
 pub async fn read(
     tx: &mut Tx,
     ids: impl IntoIterator<Item = FlowRunId>,
 ) -> Result<Vec<Standing>, DbError> {
-    let ids = ids.into_iter().map(|id| args![id]).collect();
-    let rows = tx.rows_many(&READ, ids).await?;
+    let rows = tx.rows_many(&READ, sorted(ids)).await?;
     rows.iter().map(standing).collect()
 }
 
-/// Reads how the runs stand whose lease ended before `at`, the longest ended first.
+static LOCK: Many = Many::with(
+    "SELECT id FROM flow_run WHERE id IN (VALUES ",
+    "($::bytea)",
+    Sql {
+        sqlite: ")",
+        postgres: ") ORDER BY id FOR UPDATE",
+    },
+);
+
+/// Keeps everybody else from changing runs until this transaction ends.
+pub(super) async fn lock(
+    tx: &mut Tx,
+    ids: impl IntoIterator<Item = FlowRunId>,
+) -> Result<(), DbError> {
+    tx.rows_many(&LOCK, sorted(ids)).await.map(drop)
+}
+
+/// Writes ids as rows of arguments, each once, in the order in which everybody locks runs.
+fn sorted(ids: impl IntoIterator<Item = FlowRunId>) -> Vec<Vec<Arg>> {
+    let ids: BTreeSet<FlowRunId> = ids.into_iter().collect();
+    ids.into_iter().map(|id| args![id]).collect()
+}
+
+macro_rules! lapsed {
+    ($rest:literal) => {
+        select!(
+            "WHERE lease_until IS NOT NULL AND lease_until < $1 ORDER BY lease_until LIMIT $2",
+            $rest
+        )
+    };
+}
+
+/// Tells whether the lease of a run ended before `at`.
+pub async fn has_lapsed(tx: &mut Tx, at: Timestamp) -> Result<bool, DbError> {
+    let row = tx.row(lapsed!(""), args![at, 1]).await?;
+    Ok(row.is_some())
+}
+
+/// Reads how the runs stand whose lease ended before `at`, to change them in this transaction.
+///
+/// The longest ended first. What somebody else is changing meanwhile is left out: it is heard of, or another
+/// server rescues it.
 pub async fn lapsed(tx: &mut Tx, at: Timestamp, limit: u32) -> Result<Vec<Standing>, DbError> {
-    let sql =
-        select!("WHERE lease_until IS NOT NULL AND lease_until < $1 ORDER BY lease_until LIMIT $2");
+    let sql = Sql {
+        sqlite: lapsed!(""),
+        postgres: lapsed!(" FOR UPDATE SKIP LOCKED"),
+    };
     let rows = tx.rows(sql, args![at, limit]).await?;
     rows.iter().map(standing).collect()
 }
@@ -254,11 +309,23 @@ pub async fn of_agent(tx: &mut Tx, agent: AgentId) -> Result<Vec<Standing>, DbEr
     rows.iter().map(standing).collect()
 }
 
+/// Reads how the runs stand that an agent has, to change them in this transaction.
+pub async fn take_of_agent(tx: &mut Tx, agent: AgentId) -> Result<Vec<Standing>, DbError> {
+    let sql = Sql {
+        sqlite: select!("WHERE agent_id = $1 AND lease_until IS NOT NULL"),
+        postgres: select!("WHERE agent_id = $1 AND lease_until IS NOT NULL ORDER BY id FOR UPDATE"),
+    };
+    let rows = tx.rows(sql, args![agent]).await?;
+    rows.iter().map(standing).collect()
+}
+
 pub(super) static APPLY: Many = Many::new(
     "WITH n (id, was, under, state, message, code, transition, epoch, lost, reported, lines, \
      open_tasks, agent_id, session_id, claimed_at, lease_until, started_at, ended_at, \
      requirement_id, result) AS (VALUES ",
-    "($, $, $, $, $, $, $, $, $, $, $, $, $, $, $, $, $, $, $, $)",
+    "($::bytea, $::bigint, $::bigint, $::text, $::text, $::text, $::bigint, $::bigint, $::bigint, \
+     $::bigint, $::bigint, $::bigint, $::bytea, $::bytea, $::bigint, $::bigint, $::bigint, \
+     $::bigint, $::bigint, $::text)",
     ") UPDATE flow_run SET state = n.state, message = n.message, code = n.code, \
      transition = n.transition, epoch = n.epoch, lost = n.lost, reported = n.reported, \
      lines = n.lines, open_tasks = n.open_tasks, agent_id = n.agent_id, \
@@ -305,7 +372,7 @@ pub async fn apply(tx: &mut Tx, runs: Vec<Standing>) -> Result<(), DbError> {
     }
     let expected = rows.len() as u64;
     if tx.run_many(&APPLY, rows).await? != expected {
-        return Err(DbError::Raced);
+        return Err(tx.raced());
     }
     transition::add(tx, steps).await
 }
@@ -364,15 +431,32 @@ impl New {
     }
 }
 
-const ADD: &str = "INSERT INTO flow_run (id, project_id, flow_id, flow_version_id, requirement_id, \
-    state, message, parameters, rank, created_at, scheduled_at, timeout_ms, transition, epoch, lost, \
-    reported, lines, open_tasks, clock, nominal_at, overlap, idempotency_key, request_digest) \
-    SELECT $1, f.project_id, f.id, v.id, coalesce($4, v.requirement_id), 'Scheduled', '', $5, $6, $7, \
-    $8, $9, 1, 0, 0, 0, 0, 0, $10, $11, $12, $13, $14 \
-    FROM flow f JOIN flow_version v ON v.flow_id = f.id \
-    WHERE f.id = $2 AND v.id = $3 AND NOT f.is_archived ON CONFLICT DO NOTHING; \
-    INSERT INTO transition (flow_run_id, number, at, state, message, by_whom, epoch) \
-    SELECT $1, 1, $7, 'Scheduled', '', $15, 0 WHERE changes() > 0";
+const ADD: Sql = Sql {
+    sqlite: "INSERT INTO flow_run (id, project_id, flow_id, flow_version_id, requirement_id, \
+        state, message, parameters, rank, created_at, scheduled_at, timeout_ms, transition, epoch, \
+        lost, reported, lines, open_tasks, clock, nominal_at, overlap, idempotency_key, \
+        request_digest) \
+        SELECT $1, f.project_id, f.id, v.id, coalesce($4, v.requirement_id), 'Scheduled', '', $5, \
+        $6, $7, $8, $9, 1, 0, 0, 0, 0, 0, $10, $11, $12, $13, $14 \
+        FROM flow f JOIN flow_version v ON v.flow_id = f.id \
+        WHERE f.id = $2 AND v.id = $3 AND NOT f.is_archived ON CONFLICT DO NOTHING; \
+        INSERT INTO transition (flow_run_id, number, at, state, message, by_whom, epoch) \
+        SELECT $1, 1, $7, 'Scheduled', '', $15, 0 WHERE changes() > 0",
+    // Locked against a registration, which may give the version another requirement.
+    postgres: "WITH pinned AS (SELECT f.project_id, f.id, v.id AS version, v.requirement_id \
+        FROM flow f JOIN flow_version v ON v.flow_id = f.id \
+        WHERE f.id = $2 AND v.id = $3 AND NOT f.is_archived FOR KEY SHARE OF f, v), \
+        made AS (INSERT INTO flow_run (id, project_id, flow_id, flow_version_id, requirement_id, \
+        state, message, parameters, rank, created_at, scheduled_at, timeout_ms, transition, epoch, \
+        lost, reported, lines, open_tasks, clock, nominal_at, overlap, idempotency_key, \
+        request_digest) \
+        SELECT $1::bytea, project_id, id, version, coalesce($4::bigint, requirement_id), \
+        'Scheduled', '', $5::text, $6::bigint, $7::bigint, $8::bigint, $9::bigint, 1, 0, 0, 0, 0, \
+        0, $10::text, $11::bigint, $12::text, $13::text, $14::bytea FROM pinned \
+        ON CONFLICT DO NOTHING RETURNING id) \
+        INSERT INTO transition (flow_run_id, number, at, state, message, by_whom, epoch) \
+        SELECT id, 1, $7::bigint, 'Scheduled', '', $15::text, 0 FROM made",
+};
 
 /// Adds a run with the first step of its history; answers whether it was added.
 ///
@@ -412,269 +496,8 @@ pub async fn by_idempotency_key(
     row.map(|row| Ok((row.get(0)?, row.get(1)?))).transpose()
 }
 
-/// The first run in line of those with one requirement and one priority.
-#[derive(Clone, Copy, Debug)]
-pub struct Head {
-    /// The number of the requirement.
-    pub requirement_id: i64,
-    /// The priority with its sign turned.
-    pub rank: i32,
-    /// When it is due.
-    pub scheduled_at: Timestamp,
-}
-
-pub(super) const HEADS: &str = "WITH RECURSIVE head (requirement_id, rank, scheduled_at) \
-    AS (SELECT * FROM (SELECT requirement_id, rank, scheduled_at FROM flow_run \
-    WHERE state = 'Scheduled' ORDER BY requirement_id, rank, scheduled_at LIMIT 1) \
-    UNION ALL SELECT r.requirement_id, r.rank, r.scheduled_at FROM head h \
-    JOIN flow_run r ON r.id = coalesce( \
-    (SELECT n.id FROM flow_run n WHERE n.state = 'Scheduled' \
-    AND n.requirement_id = h.requirement_id AND n.rank > h.rank \
-    ORDER BY n.rank, n.scheduled_at LIMIT 1), \
-    (SELECT n.id FROM flow_run n WHERE n.state = 'Scheduled' \
-    AND n.requirement_id > h.requirement_id \
-    ORDER BY n.requirement_id, n.rank, n.scheduled_at LIMIT 1))) \
-    SELECT requirement_id, rank, scheduled_at FROM head";
-
-/// Lists the head of each line, by jumping through the index from line to line: the cost grows with
-/// the number of lines, not with the number of runs that wait in them.
-pub async fn heads(tx: &mut Tx) -> Result<Vec<Head>, DbError> {
-    let rows = tx.rows(HEADS, args![]).await?;
-    rows.iter()
-        .map(|row| {
-            Ok(Head {
-                requirement_id: row.get(0)?,
-                rank: row.get(1)?,
-                scheduled_at: row.get(2)?,
-            })
-        })
-        .collect()
-}
-
-/// A run that may be claimed, with what its agent needs.
-#[derive(Clone, Debug)]
-pub struct Candidate {
-    /// How it stands.
-    pub standing: Standing,
-    /// Its parameters.
-    pub parameters: Bound,
-    /// How long it may take.
-    pub timeout_ms: u64,
-    /// Its flow.
-    pub flow_id: FlowId,
-    /// What its schedule says about runs that overlap, if a clock made it and no agent has begun it.
-    pub overlap: Option<Overlap>,
-}
-
-fn candidate(row: &Row) -> Result<Candidate, DbError> {
-    let Json(parameters) = row.get(21)?;
-    let standing = standing(row)?;
-    let clock: Option<String> = row.get(25)?;
-    let is_new = clock.is_some() && standing.epoch == 0;
-    Ok(Candidate {
-        parameters,
-        timeout_ms: row.get(22)?,
-        flow_id: row.get(23)?,
-        overlap: row.get::<Option<Overlap>>(24)?.filter(|_| is_new),
-        standing,
-    })
-}
-
-pub(super) const LINE: &str = select!(
-    "WHERE state = 'Scheduled' AND requirement_id = $1 AND rank = $2 AND scheduled_at <= $3 \
-     ORDER BY scheduled_at LIMIT $4"
-);
-
-/// As [`LINE`] without some versions. Only the first of the line are looked at, so that what is left out
-/// costs no more, however much of it waits.
-pub(super) const LINE_WITHOUT: &str = select!(
-    "WHERE id IN (SELECT n.id FROM flow_run n WHERE n.state = 'Scheduled' \
-     AND n.requirement_id = $1 AND n.rank = $2 AND n.scheduled_at <= $3 \
-     ORDER BY n.scheduled_at LIMIT 1000) \
-     AND hex(flow_version_id) NOT IN (SELECT value FROM json_each($5)) \
-     ORDER BY scheduled_at LIMIT $4"
-);
-
-/// Reads the first due runs of a line, but for those of some versions.
-pub async fn line(
-    tx: &mut Tx,
-    head: &Head,
-    without: &[FlowVersionId],
-    now: Timestamp,
-    limit: u32,
-) -> Result<Vec<Candidate>, DbError> {
-    let mut args = args![head.requirement_id, head.rank, now, limit];
-    let sql = match without {
-        [] => LINE,
-        _ => {
-            let hex = without.iter().map(|id| hex::encode_upper(id.as_bytes()));
-            args.push(Json(hex.collect::<Vec<_>>()).into());
-            LINE_WITHOUT
-        }
-    };
-    let rows = tx.rows(sql, args).await?;
-    rows.iter().map(candidate).collect()
-}
-
 /// Deletes a run that no agent has; answers whether it was deleted.
 pub async fn delete(tx: &mut Tx, id: FlowRunId) -> Result<bool, DbError> {
     let sql = "DELETE FROM flow_run WHERE id = $1 AND lease_until IS NULL";
     Ok(tx.run(sql, args![id]).await? > 0)
-}
-
-macro_rules! listed {
-    ($rest:literal) => {
-        concat!(
-            "SELECT r.id, r.flow_version_id, r.state, r.message, r.code, r.parameters, ",
-            "r.requirement_id, r.rank, r.created_at, r.scheduled_at, r.started_at, r.ended_at, ",
-            "r.epoch, (SELECT a.name FROM agent a WHERE a.id = r.agent_id), r.result, ",
-            "r.transition, r.clock, r.project_id FROM flow_run r ",
-            $rest
-        )
-    };
-}
-
-async fn listed(tx: &mut Tx, memory: &Memory, row: &Row) -> Result<FlowRun, DbError> {
-    let version = memory.version(tx, row.get(1)?).await?;
-    let version = version.ok_or(DbError::Raced)?;
-    let requirement = memory.requirement(tx, row.get(6)?).await?;
-    let Json(parameters) = row.get(5)?;
-    let result: Option<Json<ResultRef>> = row.get(14)?;
-    let rank: i32 = row.get(7)?;
-    Ok(FlowRun {
-        id: row.get(0)?,
-        flow_run_id: row.get(0)?,
-        flow: version.flow.clone(),
-        flow_id: version.flow_id,
-        project: version.project.clone(),
-        version: version.version,
-        artifact: version.artifact,
-        state: row.get(2)?,
-        message: row.get(3)?,
-        code: row.get(4)?,
-        parameters,
-        labels: requirement.labels.clone(),
-        priority: -rank,
-        created_at: row.get(8)?,
-        scheduled_at: row.get(9)?,
-        started_at: row.get(10)?,
-        ended_at: row.get(11)?,
-        claims: row.get(12)?,
-        agent: row.get(13)?,
-        result: result.map(|Json(result)| result),
-        result_until: None,
-        transition: row.get(15)?,
-        clock: row.get(16)?,
-    })
-}
-
-/// A run as others see it, and its version.
-pub struct Found {
-    /// The run.
-    pub flow_run: FlowRun,
-    /// Its version.
-    pub version: Arc<Version>,
-    /// The number of its requirement.
-    pub requirement_id: i64,
-}
-
-/// Finds a run of the realm.
-pub async fn find(
-    tx: &mut Tx,
-    memory: &Memory,
-    realm: &Realm,
-    id: FlowRunId,
-) -> Result<Option<Found>, DbError> {
-    let row = tx.row(listed!("WHERE r.id = $1"), args![id]).await?;
-    let Some(row) = row.filter(|row| row.get(17).is_ok_and(|project| realm.has(project))) else {
-        return Ok(None);
-    };
-    let version = memory.version(tx, row.get(1)?).await?;
-    Ok(Some(Found {
-        flow_run: listed(tx, memory, &row).await?,
-        version: version.ok_or(DbError::Raced)?,
-        requirement_id: row.get(6)?,
-    }))
-}
-
-/// Which runs are listed.
-#[derive(Clone, Debug)]
-pub struct Filter {
-    /// Those that may be seen.
-    pub realm: Realm,
-    /// Only of this project.
-    pub project: Option<ProjectId>,
-    /// Only of this flow.
-    pub flow: Option<FlowId>,
-    /// Only in this state.
-    pub state: Option<State>,
-    /// Only those before this one.
-    pub before: Option<FlowRunId>,
-    /// Now.
-    pub now: Timestamp,
-    /// At most so many.
-    pub limit: u32,
-}
-
-/// Lists runs, the last due first: ids are in the order of due times.
-///
-/// Those that a clock made ahead are left out until they are due, unless a state is asked for: they
-/// would stand before everything that has happened.
-///
-/// Four statements for one question, so that each has an index that serves it: by flow, by project,
-/// of those that are not over, and all.
-pub async fn list(tx: &mut Tx, memory: &Memory, filter: &Filter) -> Result<Vec<FlowRun>, DbError> {
-    let state: Arg = filter.state.into();
-    let is_live = filter.state.is_some_and(|state| !state.is_over());
-    let (before, limit, now) = (filter.before, filter.limit, filter.now);
-    let rows = match (filter.flow, filter.project) {
-        (Some(flow), _) => {
-            let sql = listed!(
-                "WHERE r.flow_id = $4 AND r.id < coalesce($1, x'ffffffffffffffffffffffffffffffffff') \
-                 AND (r.state = $3 OR $3 IS NULL AND NOT (r.clock IS NOT NULL AND \
-                 r.state = 'Scheduled' AND r.scheduled_at > $5)) \
-                 ORDER BY r.id DESC LIMIT $2"
-            );
-            tx.rows(sql, args![before, limit, state, flow, now]).await?
-        }
-        (None, Some(project)) if !is_live => {
-            let sql = listed!(
-                "WHERE r.project_id = $4 AND r.id < coalesce($1, x'ffffffffffffffffffffffffffffffffff') \
-                 AND (r.state = $3 OR $3 IS NULL AND NOT (r.clock IS NOT NULL AND \
-                 r.state = 'Scheduled' AND r.scheduled_at > $5)) \
-                 ORDER BY r.id DESC LIMIT $2"
-            );
-            tx.rows(sql, args![before, limit, state, project, now])
-                .await?
-        }
-        (None, project) if is_live => {
-            let sql = listed!(
-                "WHERE r.ended_at IS NULL AND r.id < coalesce($1, x'ffffffffffffffffffffffffffffffffff') \
-                 AND r.state = $3 AND ($4 IS NULL OR r.project_id = $4) \
-                 AND ($5 IS NULL OR hex(r.project_id) IN (SELECT value FROM json_each($5))) \
-                 ORDER BY r.id DESC LIMIT $2"
-            );
-            tx.rows(
-                sql,
-                args![before, limit, state, project, filter.realm.arg()],
-            )
-            .await?
-        }
-        _ => {
-            let sql = listed!(
-                "WHERE r.id < coalesce($1, x'ffffffffffffffffffffffffffffffffff') \
-                 AND (r.state = $3 OR $3 IS NULL AND NOT (r.clock IS NOT NULL AND \
-                 r.state = 'Scheduled' AND r.scheduled_at > $5)) \
-                 AND ($4 IS NULL OR hex(r.project_id) IN (SELECT value FROM json_each($4))) \
-                 ORDER BY r.id DESC LIMIT $2"
-            );
-            tx.rows(sql, args![before, limit, state, filter.realm.arg(), now])
-                .await?
-        }
-    };
-    let mut runs = Vec::with_capacity(rows.len());
-    for row in &rows {
-        runs.push(listed(tx, memory, row).await?);
-    }
-    Ok(runs)
 }

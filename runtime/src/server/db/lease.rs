@@ -9,7 +9,8 @@ use jiff::Timestamp;
 
 use super::flow_run::{self, Move, Standing};
 use super::memory::Memory;
-use super::tx::{Many, Tx, args};
+use super::sql::Many;
+use super::tx::{Tx, args};
 use super::{DbError, agent};
 use crate::model::id::{AgentId, FlowRunId};
 use crate::model::limit::LOST_MAX;
@@ -130,7 +131,7 @@ pub async fn release(
 
 pub(super) static RENEW: Many = Many::new(
     "WITH n (id, epoch, agent_id, lease_until) AS (VALUES ",
-    "($, $, $, $)",
+    "($::bytea, $::bigint, $::bytea, $::bigint)",
     ") UPDATE flow_run SET lease_until = n.lease_until FROM n WHERE flow_run.id = n.id \
      AND flow_run.epoch = n.epoch AND flow_run.agent_id = n.agent_id \
      AND flow_run.lease_until IS NOT NULL RETURNING flow_run.id",
@@ -152,6 +153,10 @@ pub async fn renew(
     leases: &[LeaseKey],
     until: Timestamp,
 ) -> Result<Unrenewed, DbError> {
+    if tx.is_shared() {
+        // The statement would lock them in any order, and wait in a circle with a report.
+        flow_run::lock(tx, leases.iter().map(|lease| lease.flow_run_id)).await?;
+    }
     let row = |lease: &LeaseKey| args![lease.flow_run_id, lease.epoch, agent, until];
     let rows = tx
         .rows_many(&RENEW, leases.iter().map(row).collect())

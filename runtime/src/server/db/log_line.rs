@@ -2,7 +2,8 @@
 
 use super::DbError;
 use super::flow_version::Version;
-use super::tx::{Arg, Many, Tx, args};
+use super::sql::Many;
+use super::tx::{Arg, Tx, args};
 use crate::model::id::FlowRunId;
 use crate::model::run::{Level, LogLine, TaskRunKey};
 use crate::wire::NumberedLine;

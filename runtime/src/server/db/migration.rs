@@ -5,17 +5,22 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::{Connection as _, Executor as _, Row as _, SqlSafeStr as _, SqliteConnection};
+use sqlx::migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator};
+use sqlx::{
+    Connection as _, Executor as _, PgConnection, Row as _, SqlSafeStr as _, SqliteConnection,
+};
 
-use super::{DbError, unopened};
+use super::{DbError, Place, postgres, sqlite};
 
 /// Marks a file as ours in its header: `WAFT`.
 const APPLICATION_ID: i64 = 0x5741_4654;
 const MARK: &str = "PRAGMA application_id = 1463895636";
 
-/// Every migration, by number.
-const ALL: &[(i64, &str, &str)] = &[
+/// A migration: its number, its name and its statements.
+type Step = (i64, &'static str, &'static str);
+
+/// Every migration of a file, by number.
+const OF_FILES: &[Step] = &[
     (
         1,
         "first",
@@ -43,10 +48,53 @@ const ALL: &[(i64, &str, &str)] = &[
     ),
 ];
 
-/// Brings a database up to date.
-pub(super) async fn run(path: &Path, connection: &mut SqliteConnection) -> Result<(), DbError> {
+/// Every migration of a PostgreSQL database, by number.
+const OF_POSTGRES: &[Step] = &[
+    (
+        1,
+        "first",
+        include_str!("../../../migrations/postgres/0001_first.sql"),
+    ),
+    (
+        4,
+        "drain",
+        include_str!("../../../migrations/postgres/0004_drain.sql"),
+    ),
+    (
+        5,
+        "overlap and slots",
+        include_str!("../../../migrations/postgres/0005_overlap_and_slots.sql"),
+    ),
+];
+
+/// Brings a file up to date.
+pub(super) async fn run_on_file(
+    path: &Path,
+    connection: &mut SqliteConnection,
+) -> Result<(), DbError> {
     check_owner(path, connection).await?;
-    let steps = ALL.iter().map(|(number, name, sql)| {
+    let migrated = run(OF_FILES, connection).await;
+    migrated.map_err(|error| {
+        newer(path.to_owned().into(), &error).unwrap_or_else(|| sqlite::unopened(path, error))
+    })?;
+    connection.execute(MARK).await?;
+    Ok(())
+}
+
+/// Brings a PostgreSQL database up to date. An advisory lock lets one server do it at a time.
+pub(super) async fn run_on_postgres(
+    url: &str,
+    connection: &mut PgConnection,
+) -> Result<(), DbError> {
+    let place = || Place::Postgres(url.to_owned());
+    check_schema(place, connection).await?;
+    let migrated = run(OF_POSTGRES, connection).await;
+    migrated
+        .map_err(|error| newer(place(), &error).unwrap_or_else(|| postgres::unopened(url, error)))
+}
+
+async fn run<C: Migrate>(steps: &[Step], connection: &mut C) -> Result<(), MigrateError> {
+    let steps = steps.iter().map(|(number, name, sql)| {
         let sql = sql.into_sql_str();
         Migration::new(
             *number,
@@ -57,24 +105,41 @@ pub(super) async fn run(path: &Path, connection: &mut SqliteConnection) -> Resul
         )
     });
     let migrator = Migrator::with_migrations(steps.collect());
-    migrator
-        .run_direct(None, connection, false)
-        .await
-        .map_err(|error| match error {
-            MigrateError::VersionMissing(migration) => DbError::Newer {
-                path: path.to_owned(),
-                migration,
-            },
-            other => unopened(path, other),
-        })?;
-    connection.execute(MARK).await?;
-    Ok(())
+    migrator.run_direct(None, connection, false).await
+}
+
+fn newer(place: Place, error: &MigrateError) -> Option<DbError> {
+    match error {
+        MigrateError::VersionMissing(migration) => Some(DbError::Newer {
+            place,
+            migration: *migration,
+        }),
+        _ => None,
+    }
+}
+
+/// Refuses a schema that another program keeps its tables in.
+async fn check_schema(
+    place: impl FnOnce() -> Place,
+    connection: &mut PgConnection,
+) -> Result<(), DbError> {
+    let asked = "SELECT count(*), count(*) FILTER (WHERE tablename = '_sqlx_migrations') \
+                 FROM pg_tables WHERE schemaname = current_schema()";
+    let row = connection.fetch_one(asked).await?;
+    let (tables, begun): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+    if tables == 0 || begun > 0 {
+        return Ok(());
+    }
+    Err(DbError::NotADatabase {
+        place: place(),
+        why: "its schema holds the tables of another program".to_owned(),
+    })
 }
 
 /// Refuses a file that another program keeps its tables in.
 async fn check_owner(path: &Path, connection: &mut SqliteConnection) -> Result<(), DbError> {
     let not_ours = |why: String| DbError::NotADatabase {
-        path: path.to_owned(),
+        place: path.to_owned().into(),
         why,
     };
     let count = "SELECT (SELECT count(*) FROM sqlite_schema), application_id \

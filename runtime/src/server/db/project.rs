@@ -1,7 +1,7 @@
 //! The table `project`.
 
 use super::DbError;
-use super::realm::Realm;
+use super::realm::{Realm, in_realm};
 use super::tx::{Row, Tx, args};
 use crate::model::id::ProjectId;
 use crate::wire::Project;
@@ -49,9 +49,11 @@ pub async fn list(
     after: &str,
     limit: u32,
 ) -> Result<Vec<Project>, DbError> {
-    let sql = "SELECT id, name, description, created_at, slots FROM project WHERE name > $1 \
-               AND ($3 IS NULL OR hex(id) IN (SELECT value FROM json_each($3))) \
-               ORDER BY name LIMIT $2";
+    let sql = in_realm!(
+        "SELECT id, name, description, created_at, slots FROM project WHERE name > $1 AND ",
+        "id" in "$3",
+        " ORDER BY name LIMIT $2"
+    );
     let rows = tx.rows(sql, args![after, limit, realm.arg()]).await?;
     rows.iter().map(project).collect()
 }
@@ -67,8 +69,19 @@ pub async fn names(tx: &mut Tx, realm: &Realm) -> Result<Option<Vec<String>>, Db
     ))
 }
 
+/// Keeps everybody else from registering in a project, and from deleting it, until this transaction
+/// ends.
+pub async fn lock(tx: &mut Tx, id: ProjectId) -> Result<(), DbError> {
+    if tx.is_shared() {
+        let sql = "SELECT 1 FROM project WHERE id = $1 FOR UPDATE";
+        tx.row(sql, args![id]).await?;
+    }
+    Ok(())
+}
+
 /// Deletes a project that has no flow; answers whether it had none.
 pub async fn delete(tx: &mut Tx, id: ProjectId) -> Result<bool, DbError> {
+    lock(tx, id).await?;
     let sql = "DELETE FROM project WHERE id = $1 \
                AND NOT EXISTS (SELECT 1 FROM flow WHERE project_id = $1)";
     Ok(tx.run(sql, args![id]).await? == 1)

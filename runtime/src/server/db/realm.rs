@@ -47,8 +47,7 @@ impl Realm {
         }
     }
 
-    /// Returns it as an argument: null, or a JSON array of hex texts. The condition for it is
-    /// `($n IS NULL OR hex(project_id) IN (SELECT value FROM json_each($n)))`.
+    /// Returns it as an argument of a statement of [`in_realm`]: null, or a JSON array of hex texts.
     pub(super) fn arg(&self) -> Arg {
         match self {
             Self::All => Arg::Null,
@@ -56,6 +55,38 @@ impl Realm {
         }
     }
 }
+
+/// Writes a statement with the condition in its middle that a column is a project of the realm that is
+/// given as an argument.
+macro_rules! in_realm {
+    ($head:expr, $column:literal in $place:literal, $tail:expr) => {
+        $crate::server::db::sql::Sql {
+            sqlite: concat!(
+                $head,
+                "(",
+                $place,
+                " IS NULL OR hex(",
+                $column,
+                ") IN (SELECT value FROM json_each(",
+                $place,
+                ")))",
+                $tail
+            ),
+            postgres: concat!(
+                $head,
+                "(",
+                $place,
+                "::text IS NULL OR upper(encode(",
+                $column,
+                ", 'hex')) IN (SELECT jsonb_array_elements_text(",
+                $place,
+                "::jsonb)))",
+                $tail
+            ),
+        }
+    };
+}
+pub(super) use in_realm;
 
 fn hexes(projects: &BTreeSet<ProjectId>) -> Vec<String> {
     let hex = |id: &ProjectId| hex::encode_upper(id.as_bytes());

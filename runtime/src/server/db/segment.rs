@@ -10,7 +10,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::DbError;
 use super::memory::Memory;
-use super::tx::{Json, Many, Tx, args};
+use super::sql::{Many, Sql};
+use super::tx::{Json, Tx, args};
 use crate::model::id::FlowRunId;
 use crate::model::run::ResultRef;
 use crate::wire::Segment;
@@ -62,7 +63,8 @@ pub(super) async fn touch(
         keys.into_iter().map(pair)
     });
     let is_news = |(root, key): &(String, String)| !memory.is_used(root, key, now, LAG);
-    let news: Vec<_> = pairs.filter(is_news).collect();
+    // In one order, as whoever else writes them: nobody waits in a circle.
+    let news: BTreeSet<_> = pairs.filter(is_news).collect();
     let rows = news.iter().map(|(root, key)| args![root, key, now]);
     tx.run_many(&USE, rows.collect()).await?;
     // Last of all: what is remembered must be written.
@@ -109,9 +111,15 @@ pub async fn spare(
 
 /// Dooms segments that were not used since an instant; answers whether there may be more.
 pub async fn doom(tx: &mut Tx, since: Timestamp, now: Timestamp) -> Result<(u64, bool), DbError> {
-    let sql = "UPDATE segment SET doomed_at = $2, asked_at = 0 WHERE (root, \"key\") IN \
-               (SELECT root, \"key\" FROM segment WHERE doomed_at IS NULL AND used_at < $1 \
-               ORDER BY used_at LIMIT $3)";
+    let sql = Sql {
+        sqlite: "UPDATE segment SET doomed_at = $2, asked_at = 0 WHERE (root, \"key\") IN \
+                 (SELECT root, \"key\" FROM segment WHERE doomed_at IS NULL AND used_at < $1 \
+                 ORDER BY used_at LIMIT $3)",
+        // One that somebody has locked is being used, or doomed by another server.
+        postgres: "UPDATE segment SET doomed_at = $2, asked_at = 0 WHERE (root, \"key\") IN \
+                   (SELECT root, \"key\" FROM segment WHERE doomed_at IS NULL AND used_at < $1 \
+                   ORDER BY used_at LIMIT $3 FOR UPDATE SKIP LOCKED)",
+    };
     let doomed = tx.run(sql, args![since, now, DOOMED_MAX]).await?;
     Ok((doomed, doomed == DOOMED_MAX))
 }
@@ -125,6 +133,35 @@ pub async fn doomed(
 ) -> Result<Vec<Segment>, DbError> {
     let sql = "SELECT \"key\" FROM segment WHERE root = $1 AND doomed_at IS NOT NULL \
                AND asked_at <= $2 ORDER BY asked_at LIMIT $3";
+    list_doomed(tx, sql.into(), roots, now, limit).await
+}
+
+/// Takes doomed segments under roots to ask an agent for: as [`doomed`], and in this transaction nobody
+/// else is given them.
+pub async fn take_doomed(
+    tx: &mut Tx,
+    roots: &BTreeSet<String>,
+    now: Timestamp,
+    limit: usize,
+) -> Result<Vec<Segment>, DbError> {
+    let sql = Sql {
+        sqlite: "SELECT \"key\" FROM segment WHERE root = $1 AND doomed_at IS NOT NULL \
+                 AND asked_at <= $2 ORDER BY asked_at LIMIT $3",
+        postgres: "SELECT \"key\" FROM segment WHERE root = $1 AND doomed_at IS NOT NULL \
+                   AND asked_at <= $2 ORDER BY asked_at LIMIT $3 FOR UPDATE SKIP LOCKED",
+    };
+    let doomed = list_doomed(tx, sql, roots, now, limit).await?;
+    asked(tx, &doomed, now).await?;
+    Ok(doomed)
+}
+
+async fn list_doomed(
+    tx: &mut Tx,
+    sql: Sql,
+    roots: &BTreeSet<String>,
+    now: Timestamp,
+    limit: usize,
+) -> Result<Vec<Segment>, DbError> {
     let before = now.saturating_sub(RETRY).unwrap_or(now);
     let mut doomed = Vec::new();
     for root in roots {
@@ -142,7 +179,7 @@ pub async fn doomed(
 }
 
 /// Notes that an agent was asked to delete segments.
-pub async fn asked(tx: &mut Tx, segments: &[Segment], now: Timestamp) -> Result<(), DbError> {
+async fn asked(tx: &mut Tx, segments: &[Segment], now: Timestamp) -> Result<(), DbError> {
     let sql = "UPDATE segment SET asked_at = $3 WHERE root = $1 AND \"key\" = $2";
     for Segment { root, key } in segments {
         tx.run(sql, args![root, key, now]).await?;

@@ -1,9 +1,10 @@
 //! Slots: how many runs of a flow, or of a project, agents may have at one time.
 //!
 //! The numbers stand in the rows of flows and projects; which of them are taken the leases say. A
-//! claim reads both in its own transaction, so that no two claims take the same slot.
+//! claim reads both in its own transaction; where others claim at the same time it locks these rows
+//! first, so that no two claims take the same slot.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use super::DbError;
@@ -62,6 +63,18 @@ impl Room {
         !self.flows.is_empty() || !self.projects.is_empty()
     }
 
+    /// Tells whether a flow has a number of slots.
+    #[must_use]
+    pub fn limits_flow(&self, id: FlowId) -> bool {
+        self.flows.contains_key(&id)
+    }
+
+    /// Tells whether a project has a number of slots.
+    #[must_use]
+    pub fn limits_project(&self, id: ProjectId) -> bool {
+        self.projects.contains_key(&id)
+    }
+
     /// Tells whose slots stand in the way of another run.
     #[must_use]
     pub fn full(&self, flow: FlowId, project: ProjectId) -> Option<Full> {
@@ -114,6 +127,24 @@ pub async fn room(tx: &mut Tx) -> Result<Room, DbError> {
         }
     }
     Ok(room)
+}
+
+/// Keeps everybody else from claiming runs of projects and flows by their slots or their order, until
+/// this transaction ends. Runs of them are made meanwhile.
+pub async fn lock(
+    tx: &mut Tx,
+    projects: &BTreeSet<ProjectId>,
+    flows: &BTreeSet<FlowId>,
+) -> Result<(), DbError> {
+    let sql = "SELECT 1 FROM project WHERE id = $1 FOR NO KEY UPDATE";
+    for id in projects {
+        tx.row(sql, args![*id]).await?;
+    }
+    let sql = "SELECT 1 FROM flow WHERE id = $1 FOR NO KEY UPDATE";
+    for id in flows {
+        tx.row(sql, args![*id]).await?;
+    }
+    Ok(())
 }
 
 /// Sets how many runs of a flow agents may have at one time.

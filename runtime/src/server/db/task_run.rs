@@ -9,7 +9,8 @@ use jiff::Timestamp;
 
 use super::DbError;
 use super::flow_version::Version;
-use super::tx::{Arg, Json, Many, Row, Tx, args};
+use super::sql::Many;
+use super::tx::{Arg, Json, Row, Tx, args};
 use crate::model::id::FlowRunId;
 use crate::model::run::{ResultRef, TaskRun, TaskRunMoved, Usage};
 use crate::model::state::{Event, Refusal, State};
@@ -170,7 +171,7 @@ static PUT: Many = Many::new(
 /// The keys come first and the join is crossed, so that each is looked up and nothing is scanned.
 pub(super) static READ: Many = Many::new(
     "WITH k (run, place, element) AS (VALUES ",
-    "($, $, $)",
+    "($::bytea, $::bigint, $::bigint)",
     concat!(
         ") ",
         select!(

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::DbError;
 use super::realm::Realm;
+use super::sql::Sql;
 use super::tx::{Json, Row, Tx, args};
 use crate::model::id::{ProjectId, TokenId};
 use crate::wire::Scope;
@@ -95,10 +96,15 @@ pub async fn list(
     after: &str,
     limit: u32,
 ) -> Result<Vec<Kept>, DbError> {
-    let sql = "SELECT id, name, hash, scope, projects, created_at, used_at FROM token \
-               WHERE name > $1 AND ($3 IS NULL OR (projects IS NOT NULL AND NOT EXISTS \
-               (SELECT 1 FROM json_each(projects) WHERE value NOT IN \
-               (SELECT value FROM json_each($3))))) ORDER BY name LIMIT $2";
+    let sql = Sql {
+        sqlite: "SELECT id, name, hash, scope, projects, created_at, used_at FROM token \
+                 WHERE name > $1 AND ($3 IS NULL OR (projects IS NOT NULL AND NOT EXISTS \
+                 (SELECT 1 FROM json_each(projects) WHERE value NOT IN \
+                 (SELECT value FROM json_each($3))))) ORDER BY name LIMIT $2",
+        postgres: "SELECT id, name, hash, scope, projects, created_at, used_at FROM token \
+                   WHERE name > $1 AND ($3::text IS NULL OR projects::jsonb <@ $3::jsonb) \
+                   ORDER BY name LIMIT $2",
+    };
     let rows = tx.rows(sql, args![after, limit, bound(realm)]).await?;
     rows.iter().map(kept).collect()
 }

@@ -4,7 +4,8 @@ use jiff::Timestamp;
 
 use super::DbError;
 use super::flow_version::Version;
-use super::tx::{Many, Tx, args};
+use super::sql::Many;
+use super::tx::{Tx, args};
 use crate::model::id::FlowRunId;
 use crate::model::run::TaskRunKey;
 use crate::model::state::{Event, State};

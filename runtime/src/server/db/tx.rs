@@ -1,22 +1,28 @@
 //! One transaction: statements, their arguments and their rows.
 //!
-//! The only file, with `writer` and `open`, that knows the driver. The tables' files write SQL as
-//! `&'static str` with `$n`, so a second kind of database is a second arm here.
-
-use std::sync::OnceLock;
+//! The tables' files write statements as [`Sql`] with `$n`; only here, in `sqlite` and in `postgres`
+//! are the drivers known.
 
 use futures::TryStreamExt as _;
+use futures::stream::BoxStream;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
 use sqlx::pool::PoolConnection;
+use sqlx::postgres::types::Oid;
+use sqlx::postgres::{
+    PgArgumentBuffer, PgArguments, PgConnection, PgRow, PgTypeInfo, PgValueRef, Postgres,
+};
 use sqlx::sqlite::{SqliteArguments, SqliteRow, SqliteValueRef};
 use sqlx::{
-    Arguments as _, Connection as _, Decode as _, Either, Executor as _, Row as _, Sqlite,
-    SqliteConnection, ValueRef as _,
+    Arguments as _, Connection as _, Database, Decode, Either, Encode, Executor as _, Row as _,
+    Sqlite, SqliteConnection, Type, ValueRef as _,
 };
 
 use super::DbError;
+use super::sql::{Kind, Many, Sql};
 use crate::model::artifact::Digest;
 use crate::model::id::{AgentId, FlowId, FlowRunId, FlowVersionId, ProjectId, SessionId, TokenId};
 use crate::model::schedule::{CatchUp, Overlap};
@@ -25,13 +31,24 @@ use crate::model::state::{Event, State};
 /// A connection in the hands of one writing closure, or of one reader.
 pub struct Tx {
     connection: Connection,
-    /// Whether a statement has failed because the disk is full.
-    is_full: bool,
+    trouble: Trouble,
 }
 
 enum Connection {
     Own(Box<SqliteConnection>),
     Pooled(PoolConnection<Sqlite>),
+    Postgres(PoolConnection<Postgres>),
+}
+
+/// What went wrong with statements of a transaction, whatever its closure makes of that.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Trouble {
+    /// One failed.
+    pub(super) has_failed: bool,
+    /// The disk is full.
+    pub(super) is_full: bool,
+    /// Another transaction was in the way, or the connection was lost: it may go well the next time.
+    pub(super) is_passing: bool,
 }
 
 /// A value on its way into a statement.
@@ -39,8 +56,10 @@ enum Connection {
 pub enum Arg {
     /// Nothing.
     Null,
-    /// A number, an instant or a truth value.
+    /// A number or an instant.
     Int(i64),
+    /// A truth value.
+    Bool(bool),
     /// A text, a word or JSON.
     Text(String),
     /// An id or a digest.
@@ -48,20 +67,19 @@ pub enum Arg {
 }
 
 /// One row of an answer.
-pub struct Row(SqliteRow);
+pub enum Row {
+    /// Of an SQLite file.
+    Sqlite(SqliteRow),
+    /// Of PostgreSQL.
+    Postgres(PgRow),
+}
 
 /// One value of a row.
-pub struct Cell<'r>(SqliteValueRef<'r>);
-
-/// A statement over many rows, written with one row of places and repeated as needed.
-///
-/// `$` in `row` becomes `$1`, `$2`, … . The texts for 1, 2, 4 … 64 rows are made once and kept for
-/// the life of the program, so that each is prepared once.
-pub struct Many {
-    head: &'static str,
-    row: &'static str,
-    tail: &'static str,
-    texts: [OnceLock<&'static str>; 7],
+pub enum Cell<'r> {
+    /// Of an SQLite file.
+    Sqlite(SqliteValueRef<'r>),
+    /// Of PostgreSQL.
+    Postgres(PgValueRef<'r>),
 }
 
 /// What stands in a JSON column.
@@ -72,77 +90,111 @@ impl Tx {
         Self::on(Connection::Own(Box::new(connection)))
     }
 
-    pub(super) const fn pooled(connection: PoolConnection<Sqlite>) -> Self {
+    pub(super) fn pooled(connection: PoolConnection<Sqlite>) -> Self {
         Self::on(Connection::Pooled(connection))
     }
 
-    const fn on(connection: Connection) -> Self {
+    pub(super) fn shared(connection: PoolConnection<Postgres>) -> Self {
+        Self::on(Connection::Postgres(connection))
+    }
+
+    fn on(connection: Connection) -> Self {
         Self {
             connection,
-            is_full: false,
+            trouble: Trouble::default(),
         }
     }
 
-    /// Tells whether a statement has failed because the disk is full since this was asked last.
-    pub(super) const fn take_full(&mut self) -> bool {
-        std::mem::replace(&mut self.is_full, false)
+    /// Returns which kind of database this is.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match self.connection {
+            Connection::Own(_) | Connection::Pooled(_) => Kind::Sqlite,
+            Connection::Postgres(_) => Kind::Postgres,
+        }
+    }
+
+    /// Tells whether other transactions may write at the same time, of this server or of another one.
+    /// What was read may then change before this one ends, unless it was locked.
+    #[must_use]
+    pub const fn is_shared(&self) -> bool {
+        matches!(self.kind(), Kind::Postgres)
+    }
+
+    /// Returns what went wrong since this was asked last.
+    pub(super) fn take_trouble(&mut self) -> Trouble {
+        std::mem::take(&mut self.trouble)
     }
 
     /// Takes note of why a statement failed.
     fn failed(&mut self, error: sqlx::Error) -> DbError {
+        self.trouble.has_failed = true;
+        self.trouble.is_passing |= super::postgres::is_passing(&error);
         let error = DbError::from(error);
-        self.is_full |= matches!(error, DbError::Full);
+        self.trouble.is_full |= matches!(error, DbError::Full);
         error
     }
 
-    pub(super) async fn close(self) {
-        if let Connection::Own(connection) = self.connection {
-            drop(connection.close().await);
-        }
+    /// Says that what was read is not so any more: a transaction among others is tried again.
+    pub(super) const fn raced(&mut self) -> DbError {
+        self.trouble.is_passing = true;
+        DbError::Raced
     }
 
-    fn connection(&mut self) -> &mut SqliteConnection {
-        match &mut self.connection {
-            Connection::Own(connection) => connection,
-            Connection::Pooled(connection) => connection,
+    pub(super) async fn close(self) {
+        match self.connection {
+            Connection::Own(connection) => drop(connection.close().await),
+            Connection::Pooled(_) => {}
+            Connection::Postgres(connection) => drop(connection.close().await),
         }
     }
 
     /// Runs a statement and returns how many rows it changed.
-    pub async fn run(&mut self, sql: &'static str, args: Vec<Arg>) -> Result<u64, DbError> {
-        let query = sqlx::query_with(sql, arguments(args)?);
-        match self.connection().execute(query).await {
-            Ok(done) => Ok(done.rows_affected()),
-            Err(error) => Err(self.failed(error)),
-        }
+    pub async fn run(&mut self, sql: impl Into<Sql>, args: Vec<Arg>) -> Result<u64, DbError> {
+        let sql = sql.into();
+        let done = match &mut self.connection {
+            Connection::Own(own) => execute(own, sql.sqlite, args).await,
+            Connection::Pooled(pooled) => execute(pooled, sql.sqlite, args).await,
+            Connection::Postgres(shared) => {
+                let connection: &mut PgConnection = shared;
+                let query = sqlx::query_with(sql.postgres, untyped(args)?);
+                connection
+                    .execute(query)
+                    .await
+                    .map(|done| done.rows_affected())
+            }
+        };
+        done.map_err(|error| self.failed(error))
     }
 
     /// Runs a statement and returns its rows.
-    pub async fn rows(&mut self, sql: &'static str, args: Vec<Arg>) -> Result<Vec<Row>, DbError> {
-        let query = sqlx::query_with(sql, arguments(args)?);
-        let mut answers = self.connection().fetch_many(query);
-        let mut rows = Vec::new();
-        let error = loop {
-            match answers.try_next().await {
-                Ok(Some(Either::Right(row))) => rows.push(Row(row)),
-                Ok(Some(Either::Left(_))) => {}
-                Ok(None) => return Ok(rows),
-                Err(error) => break error,
+    pub async fn rows(&mut self, sql: impl Into<Sql>, args: Vec<Arg>) -> Result<Vec<Row>, DbError> {
+        let sql = sql.into();
+        let rows = match &mut self.connection {
+            Connection::Own(own) => fetch(own, sql.sqlite, args).await,
+            Connection::Pooled(pooled) => fetch(pooled, sql.sqlite, args).await,
+            Connection::Postgres(shared) => {
+                let connection: &mut PgConnection = shared;
+                let query = sqlx::query_with(sql.postgres, untyped(args)?);
+                all::<Postgres>(connection.fetch_many(query), Row::Postgres).await
             }
         };
-        drop(answers);
-        Err(self.failed(error))
+        rows.map_err(|error| self.failed(error))
     }
 
     /// Runs a statement and returns its only row, if there is one.
-    pub async fn row(&mut self, sql: &'static str, args: Vec<Arg>) -> Result<Option<Row>, DbError> {
-        Ok(self.rows(sql, args).await?.into_iter().next())
+    pub async fn row(
+        &mut self,
+        sql: impl Into<Sql>,
+        args: Vec<Arg>,
+    ) -> Result<Option<Row>, DbError> {
+        Ok(self.rows(sql.into(), args).await?.into_iter().next())
     }
 
     /// Runs a statement over many rows and returns how many rows it changed.
     pub async fn run_many(&mut self, many: &Many, rows: Vec<Vec<Arg>>) -> Result<u64, DbError> {
         let mut changed = 0;
-        for (sql, args) in many.split(rows) {
+        for (sql, args) in many.split(self.kind(), rows) {
             changed += self.run(sql, args).await?;
         }
         Ok(changed)
@@ -155,74 +207,99 @@ impl Tx {
         rows: Vec<Vec<Arg>>,
     ) -> Result<Vec<Row>, DbError> {
         let mut found = Vec::new();
-        for (sql, args) in many.split(rows) {
+        for (sql, args) in many.split(self.kind(), rows) {
             found.extend(self.rows(sql, args).await?);
         }
         Ok(found)
     }
 }
 
-impl Many {
-    /// Writes a statement of a head, a row that is repeated with commas, and a tail.
-    #[must_use]
-    pub const fn new(head: &'static str, row: &'static str, tail: &'static str) -> Self {
-        let texts = [const { OnceLock::new() }; 7];
-        Self {
-            head,
-            row,
-            tail,
-            texts,
-        }
-    }
-
-    /// Cuts rows into as few statements as there are powers of two in their number.
-    fn split(&self, rows: Vec<Vec<Arg>>) -> Vec<(&'static str, Vec<Arg>)> {
-        let mut statements = Vec::new();
-        let mut left = rows.len();
-        let mut rows = rows.into_iter();
-        while left > 0 {
-            let power = left.ilog2().min(6);
-            let count = 1 << power;
-            let args = rows.by_ref().take(count).flatten().collect();
-            statements.push((self.text(power as usize), args));
-            left -= count;
-        }
-        statements
-    }
-
-    /// Returns the statement for two to the `power` rows.
-    pub(super) fn text(&self, power: usize) -> &'static str {
-        self.texts[power].get_or_init(|| {
-            let mut text = self.head.to_owned();
-            let mut place = 0;
-            for nth in 0..1 << power {
-                text.push_str(if nth == 0 { "" } else { "," });
-                for c in self.row.chars() {
-                    text.push(c);
-                    if c == '$' {
-                        place += 1;
-                        text.push_str(&place.to_string());
-                    }
-                }
-            }
-            text.push_str(self.tail);
-            text.leak()
-        })
-    }
+async fn execute(
+    connection: &mut SqliteConnection,
+    sql: &'static str,
+    args: Vec<Arg>,
+) -> Result<u64, sqlx::Error> {
+    let query = sqlx::query_with(sql, typed(args)?);
+    connection
+        .execute(query)
+        .await
+        .map(|done| done.rows_affected())
 }
 
-fn arguments(args: Vec<Arg>) -> Result<SqliteArguments, DbError> {
+async fn fetch(
+    connection: &mut SqliteConnection,
+    sql: &'static str,
+    args: Vec<Arg>,
+) -> Result<Vec<Row>, sqlx::Error> {
+    let query = sqlx::query_with(sql, typed(args)?);
+    all::<Sqlite>(connection.fetch_many(query), Row::Sqlite).await
+}
+
+/// What a driver answers with: rows, and at the end of each statement what it did.
+type Answers<'a, D> =
+    BoxStream<'a, Result<Either<<D as Database>::QueryResult, <D as Database>::Row>, sqlx::Error>>;
+
+async fn all<D: Database>(
+    mut answers: Answers<'_, D>,
+    row: fn(D::Row) -> Row,
+) -> Result<Vec<Row>, sqlx::Error> {
+    let mut rows = Vec::new();
+    while let Some(answer) = answers.try_next().await? {
+        if let Either::Right(one) = answer {
+            rows.push(row(one));
+        }
+    }
+    Ok(rows)
+}
+
+fn typed(args: Vec<Arg>) -> Result<SqliteArguments, sqlx::Error> {
     let mut all = SqliteArguments::default();
     for arg in args {
         let added = match arg {
             Arg::Null => all.add(Option::<i64>::None),
             Arg::Int(int) => all.add(int),
+            Arg::Bool(is) => all.add(i64::from(is)),
             Arg::Text(text) => all.add(text),
             Arg::Blob(bytes) => all.add(bytes),
         };
-        added.map_err(|error| DbError::Broken(sqlx::Error::Encode(error)))?;
+        added.map_err(sqlx::Error::Encode)?;
     }
     Ok(all)
+}
+
+fn untyped(args: Vec<Arg>) -> Result<PgArguments, sqlx::Error> {
+    let mut all = PgArguments::default();
+    for arg in args {
+        all.add(Untyped(arg)).map_err(sqlx::Error::Encode)?;
+    }
+    Ok(all)
+}
+
+/// An argument of which PostgreSQL is told no type, so that a statement means the same with every
+/// argument, nothing among them.
+struct Untyped(Arg);
+
+impl Type<Postgres> for Untyped {
+    fn type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(Oid(0))
+    }
+}
+
+impl Encode<'_, Postgres> for Untyped {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        match &self.0 {
+            Arg::Null => return Ok(IsNull::Yes),
+            Arg::Int(int) => buffer.extend_from_slice(&int.to_be_bytes()),
+            Arg::Bool(is) => buffer.push(u8::from(*is)),
+            // The one character that a text of PostgreSQL cannot have.
+            Arg::Text(text) if text.contains('\0') => {
+                buffer.extend_from_slice(text.replace('\0', "\u{fffd}").as_bytes());
+            }
+            Arg::Text(text) => buffer.extend_from_slice(text.as_bytes()),
+            Arg::Blob(bytes) => buffer.extend_from_slice(bytes),
+        }
+        Ok(IsNull::No)
+    }
 }
 
 /// Lists the arguments of a statement.
@@ -244,7 +321,7 @@ arg_from! {
     i32: n => Self::Int(n.into());
     u32: n => Self::Int(n.into());
     u64: n => Self::Int(i64::try_from(n).unwrap_or(i64::MAX));
-    bool: is => Self::Int(is.into());
+    bool: is => Self::Bool(is);
     &str: text => Self::Text(text.to_owned());
     String: text => Self::Text(text);
     &String: text => Self::Text(text.clone());
@@ -279,21 +356,39 @@ impl<T: Serialize> From<Json<T>> for Arg {
 impl Row {
     /// Reads a value, by its place from 0.
     pub fn get<T: Column>(&self, place: usize) -> Result<T, DbError> {
-        T::read(Cell(self.0.try_get_raw(place)?))
+        T::read(match self {
+            Self::Sqlite(row) => Cell::Sqlite(row.try_get_raw(place)?),
+            Self::Postgres(row) => Cell::Postgres(row.try_get_raw(place)?),
+        })
     }
 }
 
-impl Cell<'_> {
+impl<'r> Cell<'r> {
+    fn is_null(&self) -> bool {
+        match self {
+            Self::Sqlite(value) => value.is_null(),
+            Self::Postgres(value) => value.is_null(),
+        }
+    }
+
+    fn value<T: Decode<'r, Sqlite> + Decode<'r, Postgres>>(self) -> Result<T, DbError> {
+        let value = match self {
+            Self::Sqlite(value) => <T as Decode<'r, Sqlite>>::decode(value),
+            Self::Postgres(value) => <T as Decode<'r, Postgres>>::decode(value),
+        };
+        value.map_err(strange)
+    }
+
     fn int(self) -> Result<i64, DbError> {
-        i64::decode(self.0).map_err(strange)
+        self.value()
     }
 
     fn text(self) -> Result<String, DbError> {
-        String::decode(self.0).map_err(strange)
+        self.value()
     }
 
     fn blob(self) -> Result<Vec<u8>, DbError> {
-        Vec::<u8>::decode(self.0).map_err(strange)
+        self.value()
     }
 }
 
@@ -309,7 +404,7 @@ pub trait Column: Sized {
 
 impl<T: Column> Column for Option<T> {
     fn read(cell: Cell<'_>) -> Result<Self, DbError> {
-        match cell.0.is_null() {
+        match cell.is_null() {
             true => Ok(None),
             false => T::read(cell).map(Some),
         }
@@ -337,7 +432,7 @@ column! {
     i32: cell => cell.int()?.try_into().map_err(strange);
     u32: cell => cell.int()?.try_into().map_err(strange);
     u64: cell => cell.int()?.try_into().map_err(strange);
-    bool: cell => Ok(cell.int()? != 0);
+    bool: cell => cell.value();
     String: cell => cell.text();
     Vec<u8>: cell => cell.blob();
     Timestamp: cell => Self::from_microsecond(cell.int()?).map_err(strange);
@@ -356,23 +451,4 @@ column! {
     AgentId: cell => Self::from_slice(&cell.blob()?).map_err(strange);
     SessionId: cell => Self::from_slice(&cell.blob()?).map_err(strange);
     TokenId: cell => Self::from_slice(&cell.blob()?).map_err(strange);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn many_rows_are_few_statements_of_known_texts() {
-        static MANY: Many = Many::new("INSERT INTO t VALUES ", "($, $)", " RETURNING a");
-        let rows = (0..5).map(|n| args![n, "x"]).collect();
-        let statements = MANY.split(rows);
-        let shapes: Vec<_> = statements.iter().map(|(_, args)| args.len()).collect();
-        assert_eq!(shapes, [8, 2]);
-        assert_eq!(statements[1].0, "INSERT INTO t VALUES ($1, $2) RETURNING a");
-        assert!(statements[0].0.contains("($7, $8)"));
-        assert!(MANY.split(Vec::new()).is_empty());
-        let hundred = MANY.split((0..100).map(|n| args![n, n]).collect());
-        assert_eq!(hundred.len(), 3, "64 + 32 + 4");
-    }
 }

@@ -146,7 +146,7 @@ async fn batch(
         done.push(one);
         // The database undoes the whole transaction at once when its disk is full, and then has no
         // savepoint either: that is why, and not the missing savepoint.
-        let was_full = tx.take_full();
+        let was_full = tx.take_trouble().is_full;
         let why = |error| if was_full { DbError::Full } else { error };
         let has_more = done.len() < BATCH_MAX && !queue.is_empty();
         if !is_ok {
@@ -165,6 +165,10 @@ async fn batch(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Notify;
+
     use super::*;
     use crate::model::requirement::Requirement;
     use crate::server::db::tx::args;
@@ -181,7 +185,7 @@ mod tests {
         db: &Db,
         name: &'static str,
         bytes: i64,
-        then: impl FnOnce() -> Result<(), DbError> + Send + 'static,
+        then: impl FnOnce() -> Result<(), DbError> + Clone + Send + 'static,
     ) -> Result<(), DbError> {
         let written = db.write(move |tx| {
             Box::pin(async move {
@@ -194,7 +198,9 @@ mod tests {
 
     async fn opened() -> (tempfile::TempDir, Db) {
         let folder = tempfile::tempdir().unwrap();
-        let db = Db::open(&folder.path().join("waft.db")).await.unwrap();
+        let db = Db::open(&folder.path().join("waft.db").into())
+            .await
+            .unwrap();
         (folder, db)
     }
 
@@ -297,18 +303,18 @@ mod tests {
     #[tokio::test]
     async fn nobody_is_answered_before_the_commit_and_then_it_is_on_the_disk() {
         let (folder, db) = opened().await;
-        let (open, gate) = oneshot::channel::<()>();
+        let gate = Arc::new(Notify::new());
         // Queued together: the quick one is done before the slow one begins.
         let quick = tokio::spawn({
             let db = db.clone();
             async move { put(&db, "quick", 1).await }
         });
         let slow = tokio::spawn({
-            let db = db.clone();
+            let (db, gate) = (db.clone(), gate.clone());
             async move {
                 let written = db.write(move |tx| {
                     Box::pin(async move {
-                        gate.await.unwrap();
+                        gate.notified().await;
                         tx.run(PUT, args!["slow", 1_i64]).await.map(drop)
                     })
                 });
@@ -319,7 +325,7 @@ mod tests {
             assert!(names(&db).await.is_empty());
             assert!(!quick.is_finished());
         }
-        open.send(()).unwrap();
+        gate.notify_one();
         quick.await.unwrap().unwrap();
         slow.await.unwrap().unwrap();
         // What is in the files now is all that a crash would leave.
@@ -327,7 +333,7 @@ mod tests {
         for name in ["waft.db", "waft.db-wal"] {
             std::fs::copy(folder.path().join(name), copy.path().join(name)).unwrap();
         }
-        let after = Db::open(&copy.path().join("waft.db")).await.unwrap();
+        let after = Db::open(&copy.path().join("waft.db").into()).await.unwrap();
         assert_eq!(names(&after).await, ["quick", "slow"]);
         let level = db
             .write(|tx| Box::pin(tx.row("PRAGMA synchronous", Vec::new())))
@@ -369,7 +375,9 @@ mod tests {
             assert!(given_up.as_mut().now_or_never().is_none());
         }
         db.close().await;
-        let db = Db::open(&folder.path().join("waft.db")).await.unwrap();
+        let db = Db::open(&folder.path().join("waft.db").into())
+            .await
+            .unwrap();
         assert_eq!(names(&db).await, ["orphan"]);
     }
 }

@@ -58,7 +58,7 @@ pub async fn extend(app: &App) -> Result<(), DbError> {
 pub async fn rescue(app: &App) -> Result<usize, DbError> {
     let now = app.lease_now();
     let mut reader = app.db.reader().await?;
-    if flow_run::lapsed(&mut reader, now, 1).await?.is_empty() {
+    if !flow_run::has_lapsed(&mut reader, now).await? {
         return Ok(0);
     }
     drop(reader);

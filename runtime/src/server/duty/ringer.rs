@@ -117,7 +117,7 @@ mod tests {
         let (clock, time) = Clock::test(Timestamp::UNIX_EPOCH);
         let settings = ServerSettings {
             listen: ([127, 0, 0, 1], 0).into(),
-            db: folder.path().join("waft.db"),
+            db: folder.path().join("waft.db").into(),
             lease: Duration::from_secs(30),
             hosts: Vec::new(),
             results_keep: server::RESULTS_KEEP,

@@ -19,7 +19,7 @@ use crate::server::db::flow_run::{self, Move, New};
 use crate::server::db::memory::{Memory, Version};
 use crate::server::db::schedule::{self, Due};
 use crate::server::db::tx::Tx;
-use crate::server::db::{DbError, flow_version, left_out};
+use crate::server::db::{DbError, flow, flow_version, left_out};
 use crate::server::overlap::{self, Settled};
 
 /// How many instants ahead runs are made for.
@@ -107,14 +107,11 @@ struct Filled {
 }
 
 /// Makes the runs ahead of one schedule, and deals with those that were missed or may not overlap.
-async fn fill(
-    tx: &mut Tx,
-    memory: &Memory,
-    flow: FlowId,
-    now: Timestamp,
-) -> Result<Filled, DbError> {
-    // Read anew: since it was listed, the flow may have been paused or registered again.
-    let Some(due) = schedule::due_now(tx, flow, now).await? else {
+async fn fill(tx: &mut Tx, memory: &Memory, id: FlowId, now: Timestamp) -> Result<Filled, DbError> {
+    // Read anew: since it was listed, the flow may have been paused or registered again, or another
+    // server has filled it.
+    flow::lock(tx, id).await?;
+    let Some(due) = schedule::due_now(tx, id, now).await? else {
         return Ok(Filled::default());
     };
     let version = memory.version(tx, due.flow_version_id).await?;
@@ -280,7 +277,7 @@ mod tests {
     use crate::model::artifact::Digest;
     use crate::model::id::ProjectId;
     use crate::model::label::Labels;
-    use crate::server::db::{Db, flow, project};
+    use crate::server::db::{Db, project};
     use crate::server::registration;
     use crate::wire::{Location, Project, Registration};
 
@@ -296,7 +293,9 @@ mod tests {
     impl House {
         async fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
-            let db = Db::open(&folder.path().join("waft.db")).await.unwrap();
+            let db = Db::open(&folder.path().join("waft.db").into())
+                .await
+                .unwrap();
             let project = Project {
                 id: ProjectId::at(0, 1),
                 name: "demo".to_owned(),

@@ -6,22 +6,32 @@ use jiff::Timestamp;
 
 use crate::model::id::FlowVersionId;
 use crate::server::db::DbError;
-use crate::server::db::tx::{Many, Tx, args};
+use crate::server::db::sql::{Many, Sql};
+use crate::server::db::tx::{Tx, args};
 
 /// Lists the requirements of a version's runs that are not over.
 pub async fn requirements(tx: &mut Tx, version: FlowVersionId) -> Result<Vec<i64>, DbError> {
-    let sql = "SELECT DISTINCT requirement_id FROM flow_run INDEXED BY flow_run_live \
-               WHERE ended_at IS NULL AND flow_version_id = $1";
+    let sql = Sql {
+        sqlite: "SELECT DISTINCT requirement_id FROM flow_run INDEXED BY flow_run_live \
+                 WHERE ended_at IS NULL AND flow_version_id = $1",
+        postgres: "SELECT DISTINCT requirement_id FROM flow_run \
+                   WHERE ended_at IS NULL AND flow_version_id = $1",
+    };
     let rows = tx.rows(sql, args![version]).await?;
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-static CHANGE: Many = Many::new(
+static CHANGE: Many = Many::with(
     "WITH n (version, old, new) AS (VALUES ",
-    "($, $, $)",
-    ") UPDATE flow_run INDEXED BY flow_run_live SET requirement_id = n.new FROM n \
-     WHERE flow_run.ended_at IS NULL AND flow_run.flow_version_id = n.version \
-     AND flow_run.requirement_id = n.old",
+    "($::bytea, $::bigint, $::bigint)",
+    Sql {
+        sqlite: ") UPDATE flow_run INDEXED BY flow_run_live SET requirement_id = n.new FROM n \
+                 WHERE flow_run.ended_at IS NULL AND flow_run.flow_version_id = n.version \
+                 AND flow_run.requirement_id = n.old",
+        postgres: ") UPDATE flow_run SET requirement_id = n.new FROM n \
+                   WHERE flow_run.ended_at IS NULL AND flow_run.flow_version_id = n.version \
+                   AND flow_run.requirement_id = n.old",
+    },
 );
 
 /// Gives the runs of a version that are not over other requirements: new ones by the old.
@@ -52,10 +62,15 @@ pub async fn waiting(
     version: FlowVersionId,
     now: Timestamp,
 ) -> Result<Vec<Waiting>, DbError> {
-    let sql = "SELECT requirement_id, min(scheduled_at), count(*) \
-               FROM flow_run INDEXED BY flow_run_waiting \
-               WHERE state = 'Scheduled' AND flow_version_id = $1 \
-               GROUP BY requirement_id, max(scheduled_at, $2)";
+    let sql = Sql {
+        sqlite: "SELECT requirement_id, min(scheduled_at), count(*) \
+                 FROM flow_run INDEXED BY flow_run_waiting \
+                 WHERE state = 'Scheduled' AND flow_version_id = $1 \
+                 GROUP BY requirement_id, max(scheduled_at, $2)",
+        postgres: "SELECT requirement_id, min(scheduled_at), count(*) FROM flow_run \
+                   WHERE state = 'Scheduled' AND flow_version_id = $1 \
+                   GROUP BY requirement_id, greatest(scheduled_at, $2)",
+    };
     let rows = tx.rows(sql, args![version, now]).await?;
     rows.iter()
         .map(|row| {

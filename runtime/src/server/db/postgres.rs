@@ -1,0 +1,249 @@
+//! A PostgreSQL database: each closure is a transaction of its own, and many write at the same time.
+//!
+//! Isolation is READ COMMITTED: each statement sees what was committed when it began, and the files of
+//! the tables lock what they change before they read it. Rows are locked in one order (flow, runs by
+//! id, requirements, segments), so that nobody waits in a circle but by accident; then the database
+//! ends one of them, and it is run again.
+
+use std::panic::AssertUnwindSafe;
+use std::str::FromStr as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use rand::Rng as _;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions as _, Connection as _};
+
+use super::memory::Memory;
+use super::tx::{Tx, args};
+use super::{DbError, Place, migration};
+use crate::server::panics;
+
+/// Connections for writing at one time, and for reading: PostgreSQL lets a hundred in unless it is told
+/// otherwise, and others want some too.
+const WRITERS: u32 = 10;
+const READERS: u32 = 8;
+/// How long a call waits for a connection.
+const ACQUIRE: Duration = Duration::from_secs(10);
+/// A connection that was not used for so long is asked whether it still lives before it is used.
+const IDLE: Duration = Duration::from_secs(1);
+/// The oldest that is supported, as the server counts.
+const OLDEST: i64 = 140_000;
+/// How often a closure is run again that others were in the way of.
+const AGAIN: u32 = 8;
+/// The code of an error when the disk is full.
+pub(super) const FULL: &str = "53100";
+/// What is set for each connection. A server that stops in the middle of a transaction must not hold its
+/// locks for ever, and nobody waits for a lock without end.
+const SETTINGS: [(&str, &str); 2] = [
+    ("idle_in_transaction_session_timeout", "10s"),
+    ("lock_timeout", "10s"),
+];
+
+/// The key of the advisory lock that a server holds: `WAFT`.
+const SERVER: i64 = 0x5741_4654;
+
+/// A connection that holds a database for one server, as long as it lives.
+pub(super) struct Held {
+    _connection: sqlx::PgConnection,
+}
+
+/// Holds a database for one server; none if another has it.
+pub(super) async fn hold(url: &str) -> Result<Option<Held>, DbError> {
+    use sqlx::Row as _;
+    let mut connection = options(url)?
+        .connect()
+        .await
+        .map_err(|error| unopened(url, error))?;
+    let asked = sqlx::query("SELECT pg_try_advisory_lock($1)").bind(SERVER);
+    let is_held: bool = asked.fetch_one(&mut connection).await?.try_get(0)?;
+    Ok(is_held.then_some(Held {
+        _connection: connection,
+    }))
+}
+
+/// A database that is open. Clones share it.
+#[derive(Clone)]
+pub(super) struct Postgres {
+    writers: PgPool,
+    readers: PgPool,
+}
+
+impl Postgres {
+    /// Opens a database and migrates it as needed, under a lock that keeps other servers from doing the
+    /// same.
+    pub(super) async fn open(url: &str) -> Result<Self, DbError> {
+        let options = options(url)?;
+        let mut connection = options
+            .connect()
+            .await
+            .map_err(|error| unopened(url, error))?;
+        check_server(url, &mut connection).await?;
+        migration::run_on_postgres(url, &mut connection).await?;
+        connection.close().await?;
+        let pool = |most| {
+            PgPoolOptions::new()
+                .max_connections(most)
+                .acquire_timeout(ACQUIRE)
+                .test_before_acquire(false)
+                .before_acquire(|connection, idle| {
+                    Box::pin(
+                        async move { Ok(idle.idle_for < IDLE || connection.ping().await.is_ok()) },
+                    )
+                })
+                .connect_lazy_with(options.clone())
+        };
+        Ok(Self {
+            writers: pool(WRITERS),
+            readers: pool(READERS),
+        })
+    }
+
+    /// Runs a closure in a transaction of its own; again if others were in its way.
+    pub(super) async fn write<T, E, F>(&self, act: F, memory: &Memory) -> Result<T, E>
+    where
+        F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Clone + Send + 'static,
+        T: Send + 'static,
+        E: From<DbError> + Send + 'static,
+    {
+        let (writers, memory) = (self.writers.clone(), memory.clone());
+        // Whoever asked may be gone before the end; what was begun is done.
+        let written = tokio::spawn(async move {
+            let mut nth = 0;
+            loop {
+                match once(&writers, act.clone(), &memory).await {
+                    Ok(value) => return Ok(value),
+                    Err((error, is_passing)) if !is_passing || nth == AGAIN => return Err(error),
+                    Err(_) => tokio::time::sleep(pause(nth)).await,
+                }
+                nth += 1;
+            }
+        });
+        written
+            .await
+            .unwrap_or_else(|_| Err(E::from(DbError::Closed)))
+    }
+
+    /// Returns a connection for reading.
+    pub(super) async fn reader(&self) -> Result<Tx, DbError> {
+        Ok(Tx::shared(self.readers.acquire().await?))
+    }
+
+    /// Closes the database after what is under way.
+    pub(super) async fn close(self) {
+        self.readers.close().await;
+        self.writers.close().await;
+    }
+}
+
+/// Runs a closure once; of an error says whether it may go well the next time.
+async fn once<T, E, F>(writers: &PgPool, act: F, memory: &Memory) -> Result<T, (E, bool)>
+where
+    F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send,
+    E: From<DbError>,
+{
+    let refused = |error: sqlx::Error| {
+        let is_passing = is_passing(&error);
+        (E::from(DbError::from(error)), is_passing)
+    };
+    let mut tx = Tx::shared(writers.acquire().await.map_err(refused)?);
+    let begun = tx.run("BEGIN", args![]).await;
+    if let Err(error) = begun {
+        let is_passing = tx.take_trouble().is_passing;
+        tx.close().await;
+        return Err((E::from(error), is_passing));
+    }
+    let acted = AssertUnwindSafe(async { act(&mut tx).await })
+        .catch_unwind()
+        .await;
+    let result = acted.unwrap_or_else(|_| {
+        panics::count();
+        Err(E::from(DbError::Panicked))
+    });
+    let trouble = tx.take_trouble();
+    let error = match result {
+        // The database has undone the transaction by then, whatever the closure makes of it.
+        Ok(_) if trouble.has_failed => {
+            E::from(DbError::Undone("one of its statements failed".to_owned()))
+        }
+        Ok(value) => match tx.run("COMMIT", args![]).await {
+            Ok(_) => return Ok(value),
+            Err(error) => {
+                // It was refused, or the answer was lost: nobody knows, so it is not run again.
+                let is_refused = matches!(error, DbError::Raced);
+                memory.forget();
+                tx.close().await;
+                return Err((E::from(error), is_refused));
+            }
+        },
+        Err(error) => error,
+    };
+    if tx.run("ROLLBACK", args![]).await.is_err() {
+        tx.close().await;
+    }
+    Err((error, trouble.is_passing))
+}
+
+/// Returns how long to wait before the next try: others wait for something else by then.
+fn pause(nth: u32) -> Duration {
+    let most = 5_u64 << nth.min(8);
+    Duration::from_millis(rand::rng().random_range(most / 2..=most))
+}
+
+/// Tells by the code of an error whether another transaction was in the way.
+pub(super) fn is_raced(code: &str) -> bool {
+    const SERIALIZATION_FAILURE: &str = "40001";
+    const DEADLOCK_DETECTED: &str = "40P01";
+    const LOCK_NOT_AVAILABLE: &str = "55P03";
+    [SERIALIZATION_FAILURE, DEADLOCK_DETECTED, LOCK_NOT_AVAILABLE].contains(&code)
+}
+
+/// Tells whether a statement that failed in this way may go well in another transaction: others were in
+/// the way, or the connection was lost.
+pub(super) fn is_passing(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) => true,
+        sqlx::Error::Database(inner) => inner.code().is_some_and(|code| {
+            // The server goes down or comes up, or has ended a transaction that stood still.
+            is_raced(&code) || ["57P01", "57P02", "57P03", "25P03"].contains(&code.as_ref())
+        }),
+        _ => false,
+    }
+}
+
+fn options(url: &str) -> Result<PgConnectOptions, DbError> {
+    let options = PgConnectOptions::from_str(url).map_err(|error| unopened(url, error))?;
+    let options = options
+        .application_name("waft")
+        .options(SETTINGS)
+        .statement_cache_capacity(512)
+        .disable_statement_logging();
+    Ok(options)
+}
+
+pub(super) fn unopened(
+    url: &str,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> DbError {
+    DbError::Unopened {
+        place: Place::Postgres(url.to_owned()),
+        source: Arc::new(error),
+    }
+}
+
+/// Refuses a server that is too old, and a database that keeps text in another way.
+async fn check_server(url: &str, connection: &mut sqlx::PgConnection) -> Result<(), DbError> {
+    use sqlx::Row as _;
+    let asked = "SELECT current_setting('server_version_num')::bigint, \
+                 current_setting('server_encoding')";
+    let row = sqlx::query(asked).fetch_one(connection).await?;
+    let (version, encoding): (i64, String) = (row.try_get(0)?, row.try_get(1)?);
+    let why = match () {
+        () if version < OLDEST => format!("PostgreSQL {}: at least 14 is needed", version / 10_000),
+        () if encoding != "UTF8" => format!("its encoding is {encoding}: UTF8 is needed"),
+        () => return Ok(()),
+    };
+    Err(unopened(url, std::io::Error::other(why)))
+}
