@@ -25,6 +25,7 @@ mod manual;
 mod outages;
 mod preview1;
 mod refusals;
+mod replicas;
 mod retention;
 mod rude;
 mod server;

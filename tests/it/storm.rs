@@ -383,7 +383,7 @@ impl Report {
 }
 
 /// When attempts of each task run were begun, as their side effects tell it.
-fn begun(log: &[String]) -> HashMap<(FlowRunId, String), Vec<Timestamp>> {
+pub(crate) fn begun(log: &[String]) -> HashMap<(FlowRunId, String), Vec<Timestamp>> {
     let mut begun: HashMap<_, Vec<_>> = HashMap::new();
     for line in log {
         let words: Vec<_> = line.split(' ').collect();
@@ -402,7 +402,7 @@ fn begun(log: &[String]) -> HashMap<(FlowRunId, String), Vec<Timestamp>> {
 
 /// Lists task runs that were begun again after the server had taken their end, or that the server says went
 /// well though nobody began them.
-fn doubled(
+pub(crate) fn doubled(
     id: FlowRunId,
     history: &[Transition],
     begun: &HashMap<(FlowRunId, String), Vec<Timestamp>>,
@@ -431,7 +431,7 @@ fn doubled(
 }
 
 /// Lists writes that were taken from somebody whose lease was another's by then.
-fn epoch_faults(history: &[Transition]) -> Vec<String> {
+pub(crate) fn epoch_faults(history: &[Transition]) -> Vec<String> {
     let mut wrong = Vec::new();
     let (mut epoch, mut holder) = (0, None);
     for step in history {

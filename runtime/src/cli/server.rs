@@ -189,7 +189,7 @@ pub(super) async fn introduce(
     call: &Call,
 ) -> Done<(Credentials, String)> {
     let url = url_of(running.addr);
-    let link = running.login_link();
+    let link = running.login_link().await.map_err(anyhow::Error::from)?;
     let link = link.replacen(&format!("http://{}", running.addr), &url, 1);
     let token = match &running.first_token {
         Some(token) => token.clone(),

@@ -229,7 +229,11 @@ impl FromRequestParts<App> for Access {
         let session = cookies
             .flat_map(|cookies| cookies.split(';'))
             .find_map(|cookie| cookie.trim().strip_prefix(COOKIE_NAME)?.strip_prefix('='));
-        match session.and_then(|session| app.logins.access(session, &app.clock)) {
+        let browser = match session {
+            Some(session) => app.browser(session).await?,
+            None => None,
+        };
+        match browser {
             Some(access) => same_origin(parts).map(|()| access),
             None => Err(ApiError::new(Code::TokenWrong, "a token is needed")
                 .hint("send it as `Authorization: Bearer waft_…`")),

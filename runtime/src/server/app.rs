@@ -10,16 +10,17 @@ use tokio::sync::watch;
 use super::ServerSettings;
 use super::access::Known;
 use super::changes::Changes;
-use super::db::{Db, DbError, flow_run};
+use super::db::tx::Tx;
+use super::db::{Db, DbError, flow_run, pulse};
 use super::duty::ringer::Dues;
 use super::duty::usher::Usher;
+use super::news::{Herald, News};
 use super::overlap::Settled;
-use super::page::login::Logins;
 use super::session::Sessions;
 use super::turn::Turns;
 use super::waiting::Waiting;
 use crate::clock::{Clock, Monotonic};
-use crate::model::id::{FlowRunId, FlowVersionId};
+use crate::model::id::{AgentId, FlowRunId, FlowVersionId};
 use crate::wire::FlowRun;
 
 /// One server. Cheap to clone.
@@ -54,8 +55,8 @@ pub struct Parts {
     pub(super) usher: Usher,
     /// Tokens that were looked up a moment ago.
     pub(super) known: Known,
-    /// Browsers that are logged in.
-    pub(super) logins: Logins,
+    /// What other servers of the database are to be told.
+    pub(super) herald: Herald,
     /// True once the server is on its way down: whoever waits answers at once.
     pub(super) closing: watch::Sender<bool>,
     start: (Timestamp, Monotonic),
@@ -87,28 +88,55 @@ impl App {
             dues: Dues::default(),
             usher: Usher::default(),
             known: Known::default(),
-            logins: Logins::default(),
+            herald: Herald::default(),
             closing: watch::Sender::new(false),
             start,
         }))
     }
 
-    /// Returns now in lease time: it begins as the wall clock at the start of the server and runs on
-    /// by what has passed since, so that a jump of the wall clock ends no lease.
+    /// Tells whether servers share the database, and so the time of leases and the knowledge of gaps. The
+    /// clock of a test is one for all that it holds.
     #[must_use]
-    pub fn lease_now(&self) -> Timestamp {
-        let passed = self.clock.monotonic().since(self.start.1);
-        self.start
-            .0
-            .saturating_add(passed)
-            .unwrap_or(Timestamp::MAX)
+    pub fn has_pulse(&self) -> bool {
+        self.db.is_shared() && self.clock.is_system()
     }
 
-    /// Returns when a lease ends that begins now.
+    /// Returns now in lease time. Where servers share a database that is its clock. Else it begins as
+    /// the wall clock at the start of the server and runs on by what has passed since, so that a jump of
+    /// the wall clock ends no lease.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn lease_now(&self, tx: &mut Tx) -> Result<Timestamp, DbError> {
+        match self.has_pulse() {
+            true => pulse::now(tx).await,
+            false => Ok(self.own_lease_now()),
+        }
+    }
+
+    /// As [`App::lease_now`], for whoever has nothing to read.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub(super) async fn lease_now_alone(&self) -> Result<Timestamp, DbError> {
+        match self.has_pulse() {
+            true => pulse::now(&mut self.db.reader().await?).await,
+            false => Ok(self.own_lease_now()),
+        }
+    }
+
+    fn own_lease_now(&self) -> Timestamp {
+        let passed = self.clock.monotonic().since(self.start.1);
+        let now = self.start.0.saturating_add(passed);
+        now.unwrap_or(Timestamp::MAX)
+    }
+
+    /// Returns when a lease ends that begins at an instant.
     #[must_use]
-    pub fn lease_end(&self) -> Timestamp {
-        let now = self.lease_now();
-        now.saturating_add(self.lease).unwrap_or(Timestamp::MAX)
+    pub fn lease_end(&self, from: Timestamp) -> Timestamp {
+        from.saturating_add(self.lease).unwrap_or(Timestamp::MAX)
     }
 
     /// Returns when a call has waited long enough that asks to wait for so many seconds.
@@ -134,12 +162,6 @@ impl App {
         }
     }
 
-    /// Makes the code of a link that logs a browser in, once.
-    #[must_use]
-    pub fn login_code(&self) -> String {
-        self.logins.code(&self.clock)
-    }
-
     /// Adds to a run until when its result is kept.
     pub(super) fn with_result_until(&self, mut run: FlowRun) -> FlowRun {
         let ended = run.result.as_ref().and(run.ended_at);
@@ -163,14 +185,22 @@ impl App {
         scheduled_at: Timestamp,
         count: usize,
     ) {
-        if scheduled_at <= self.clock.now() {
-            let Err(error) = self.wake(requirement_id, count).await else {
-                return;
-            };
-            let error = &error as &dyn std::error::Error;
-            tracing::error!(error, "polls could not be woken at once");
+        if scheduled_at > self.clock.now() {
+            self.dues.add(scheduled_at, requirement_id);
+            return self.spread(News::Due(scheduled_at, requirement_id));
         }
-        self.dues.add(scheduled_at, requirement_id);
+        let left = match self.wake(requirement_id, count).await {
+            Ok(left) => left,
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "polls could not be woken at once");
+                self.dues.add(scheduled_at, requirement_id);
+                count
+            }
+        };
+        if left > 0 {
+            self.spread(News::Wake(requirement_id, left));
+        }
     }
 
     /// Announces every run of a version that waits.
@@ -193,10 +223,10 @@ impl App {
         }
     }
 
-    /// Wakes polls for due runs.
-    pub(super) async fn wake(&self, requirement_id: i64, count: usize) -> Result<(), DbError> {
+    /// Wakes polls of this server for due runs; answers for how many of them there was none.
+    pub(super) async fn wake(&self, requirement_id: i64, count: usize) -> Result<usize, DbError> {
         if self.waiting.count() == 0 {
-            return Ok(());
+            return Ok(count);
         }
         let known = match self.db.memory.known_requirement(requirement_id) {
             Some(known) => known,
@@ -209,15 +239,38 @@ impl App {
             }
         };
         let now = self.clock.monotonic();
-        self.waiting.wake(requirement_id, &known, count, now);
-        Ok(())
+        Ok(self.waiting.wake(requirement_id, &known, count, now))
     }
 
     /// Tells whoever watches these runs to look again.
     pub(super) fn tell(&self, runs: &[FlowRunId]) {
+        self.tell_here(runs);
+        runs.iter().for_each(|run| self.spread(News::Run(*run)));
+    }
+
+    /// As [`App::tell`], at this server.
+    pub(super) fn tell_here(&self, runs: &[FlowRunId]) {
         self.changes.tell(runs);
         // One of them may have left a slot, or been what another waits for.
         self.usher.look();
+    }
+
+    /// Tells agents that there is something for them to hear.
+    pub(super) fn tell_agents(&self, agents: &[AgentId]) {
+        self.sessions.listening.tell(agents);
+        agents.iter().for_each(|id| self.spread(News::Agent(*id)));
+    }
+
+    /// Has the schedules looked at: one was changed.
+    pub(super) fn nudge_schedules(&self) {
+        self.schedules.notify_one();
+        self.spread(News::Schedule);
+    }
+
+    /// Has the queued runs looked at: what holds them up was changed.
+    pub(super) fn nudge_queued(&self) {
+        self.usher.nudge();
+        self.spread(News::Queue);
     }
 
     /// Tells everybody concerned what was decided about runs that may not overlap.
@@ -227,6 +280,6 @@ impl App {
         }
         self.usher.has_queued();
         self.tell(&settled.touched);
-        self.sessions.listening.tell(&settled.agents);
+        self.tell_agents(&settled.agents);
     }
 }

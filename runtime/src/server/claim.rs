@@ -12,7 +12,7 @@ use super::db::DbError;
 use super::db::flow_run::{self, Candidate, Claimant, Head, Move};
 use super::db::slot::{self, Room};
 use super::db::tx::Tx;
-use super::db::{location, task_run};
+use super::db::{agent, location, task_run};
 use super::error::ApiError;
 use super::fence::Fence;
 use super::overlap::{self, Settled};
@@ -45,6 +45,8 @@ pub(super) struct Claimed {
     pub(super) waited: Duration,
     /// Whether there may be more to claim at once.
     pub(super) is_cut: bool,
+    /// Whether the agent takes no more under this session, as another server was told.
+    is_barred: bool,
     /// Runs that have to wait for a slot from now.
     queued: Vec<FlowRunId>,
     /// What was decided about runs that may not overlap.
@@ -129,7 +131,7 @@ impl App {
         came: Monotonic,
     ) -> Result<Claimed, ApiError> {
         let (app, session) = (self.clone(), session.clone());
-        let count = count.min(CLAIM_MAX);
+        let (count, agent_id) = (count.min(CLAIM_MAX), session.agent_id);
         let claimed = self
             .db
             .write(move |tx| {
@@ -138,7 +140,14 @@ impl App {
                     let waited = app.clock.monotonic().since(came);
                     let mut claimed = Claimed::default();
                     let is_over = presence.is_gone() || session.is_replaced();
-                    if !is_over && !session.takes_no_more() {
+                    if is_over || session.takes_no_more() {
+                        claimed.waited = waited;
+                        return Ok(claimed);
+                    }
+                    // Another server may have been told what this one has not.
+                    claimed.is_barred = tx.is_shared()
+                        && !agent::may_claim(tx, session.agent_id, session.id).await?;
+                    if !claimed.is_barred {
                         app.claim_in(tx, &session, count as usize, &mut claimed)
                             .await?;
                     }
@@ -155,6 +164,9 @@ impl App {
         self.tell_settled(&claimed.settled);
         if !claimed.queued.is_empty() {
             self.usher.has_queued();
+        }
+        if claimed.is_barred {
+            self.look_at_agents(Some(agent_id)).await?;
         }
         Ok(claimed)
     }
@@ -318,11 +330,12 @@ impl App {
         }
         self.turns
             .note(chosen.iter().map(|one| one.standing.project_id));
+        let claimed_at = self.lease_now(tx).await?;
         let claimant = Claimant {
             agent_id: session.agent_id,
             session_id: session.id,
-            claimed_at: self.lease_now(),
-            lease_until: self.lease_end(),
+            claimed_at,
+            lease_until: self.lease_end(claimed_at),
         };
         let mut standings = Vec::new();
         let mut claimed = Vec::new();

@@ -77,10 +77,11 @@ pub(super) async fn explain(
     let now = app.clock.now();
     let kept = agent::heard_since(tx, realm, now - LATELY, AGENTS_MAX).await?;
     let loads = agent::loads(tx).await?;
+    let lease_now = app.lease_now(tx).await?;
     let version = found.version.id;
     let lacks: Vec<Lack> = kept
         .into_iter()
-        .map(|kept| Lack::of(app, kept, &loads, version, &required))
+        .map(|kept| Lack::of(app, kept, &loads, version, &required, lease_now))
         .collect();
     explanation.agents_gone = agent::gone_since(tx, realm, now - LATELY).await?;
     let because = match run.scheduled_at > now {
@@ -208,10 +209,12 @@ impl Lack {
         loads: &HashMap<AgentId, u32>,
         version: FlowVersionId,
         required: &Requirement,
+        lease_now: Timestamp,
     ) -> Self {
         let now = app.clock.monotonic();
         let session = app.sessions.get(kept.session_id);
-        let is_polling = session.as_ref().is_some_and(|one| one.is_polling(now));
+        let there = app.presence(&kept, lease_now);
+        let is_polling = there.is_polling();
         // Not what it said at its last poll: since then runs of it may have ended.
         let load = loads.get(&kept.id).copied().unwrap_or_default();
         let free_slots = kept.slots.saturating_sub(load);
@@ -242,8 +245,7 @@ impl Lack {
         if missing.is_empty() && is_polling && free_slots == 0 {
             words.push(NO_SLOT.to_owned());
         }
-        let is_leaving = session.as_ref().is_some_and(|one| one.is_leaving(now));
-        if is_leaving || kept.drain.is_some() {
+        if there.is_leaving() || kept.drain.is_some() {
             words.push(TAKES_NO_MORE.to_owned());
         } else if !is_polling {
             words.push("does not poll".to_owned());

@@ -17,6 +17,7 @@ mod extract;
 mod fence;
 mod host;
 mod listener;
+mod news;
 mod overlap;
 pub mod page;
 pub mod panics;
@@ -42,7 +43,7 @@ use crate::wire::Scope;
 use app::App;
 use db::realm::Realm;
 use db::tx::Tx;
-use db::{Db, DbError, Held, Place, fact, token};
+use db::{Db, DbError, Place, fact, token};
 use error::{ApiError, Code};
 
 /// How long results are kept after their last use, unless it is said otherwise.
@@ -79,7 +80,7 @@ pub struct Running {
     pub app: App,
     listening: tokio::task::JoinHandle<()>,
     duties: Vec<tokio::task::JoinHandle<()>>,
-    _lock: Lock,
+    _lock: Option<File>,
 }
 
 impl std::fmt::Debug for Running {
@@ -92,10 +93,13 @@ impl std::fmt::Debug for Running {
 
 impl Running {
     /// Returns a link that logs a browser in, once.
-    #[must_use]
-    pub fn login_link(&self) -> String {
-        let code = self.app.login_code();
-        format!("http://{}/login?code={code}", self.addr)
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn login_link(&self) -> Result<String, DbError> {
+        let code = self.app.login_code().await?;
+        Ok(format!("http://{}/login?code={code}", self.addr))
     }
 
     /// Answers whoever waits, finishes what is under way, and closes the database.
@@ -122,7 +126,11 @@ pub async fn start(settings: ServerSettings) -> anyhow::Result<Running> {
         .await
         .with_context(|| format!("cannot listen on {}", settings.listen))?;
     let addr = listener.local_addr().context("the port has no address")?;
-    let lock = lock(&settings.db).await?;
+    let lock = match &settings.db {
+        Place::File(file) => Some(lock_file(file)?),
+        // Any number of servers share it.
+        Place::Postgres(_) => None,
+    };
     let (app, first_token) = open(&settings).await?;
     let router = router(&app);
     let closing = app.closing.subscribe();
@@ -137,25 +145,6 @@ pub async fn start(settings: ServerSettings) -> anyhow::Result<Running> {
         duties,
         _lock: lock,
     })
-}
-
-/// What keeps a second server from a database.
-enum Lock {
-    File { _file: File },
-    Postgres { _held: Held },
-}
-
-/// Takes a database for one server.
-async fn lock(place: &Place) -> anyhow::Result<Lock> {
-    match place {
-        Place::File(file) => Ok(Lock::File {
-            _file: lock_file(file)?,
-        }),
-        Place::Postgres(url) => match Db::hold(url).await? {
-            Some(held) => Ok(Lock::Postgres { _held: held }),
-            None => bail!("another server has the database `{place}`: stop it first"),
-        },
-    }
 }
 
 /// Takes a file for one server. The lock is the system's, on a file beside it that stays: it is free
@@ -195,7 +184,7 @@ pub async fn open(settings: &ServerSettings) -> Result<(App, Option<String>), Db
     let clock = settings.clock.clone();
     let first_token = make_first_token(&db, &clock).await?;
     let app = App::new(db, settings);
-    // Nobody could renew while the server was away, so no lease ends before it had its full length.
+    // Nobody could renew while no server was there, so no lease ends before it had its full length.
     duty::rescuer::extend(&app).await?;
     Ok((app, first_token))
 }

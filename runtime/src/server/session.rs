@@ -8,10 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
+
 use super::access::Access;
 use super::app::App;
 use super::changes::Bells;
-use super::db::agent;
+use super::db::DbError;
+use super::db::agent::{self, Holding};
 use super::db::memory::Memory;
 use super::error::{ApiError, Code};
 use crate::clock::Monotonic;
@@ -29,6 +32,8 @@ const BETWEEN_CALLS: Duration = Duration::from_secs(5);
 const SILENT: Duration = Duration::from_secs(60 * 60);
 /// How often it is written down that an agent was heard of.
 const SEEN_EVERY: Duration = Duration::from_secs(30);
+/// How long an agent counts as being there after another server has noted that it is.
+const ELSEWHERE: SignedDuration = SignedDuration::from_secs(8);
 
 /// One stay of an agent with this server.
 pub struct Session {
@@ -80,6 +85,25 @@ struct Heard {
     written: Option<Monotonic>,
 }
 
+/// Whether an agent is there, and for what.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct There {
+    is_there: bool,
+    takes_no_more: bool,
+}
+
+impl There {
+    /// Tells whether the agent waits for runs, or is between two calls.
+    pub(super) const fn is_polling(self) -> bool {
+        self.is_there && !self.takes_no_more
+    }
+
+    /// Tells whether the agent takes no more runs, and is still there for those that it has.
+    pub(super) const fn is_leaving(self) -> bool {
+        self.is_there && self.takes_no_more
+    }
+}
+
 /// Every session that was used since this server started.
 #[derive(Default)]
 pub(super) struct Sessions {
@@ -107,7 +131,7 @@ impl Session {
             offer: kept.offer,
             realm: kept.realm,
             is_replaced: AtomicBool::new(false),
-            has_left: AtomicBool::new(false),
+            has_left: AtomicBool::new(kept.has_left),
             is_drained: AtomicBool::new(kept.drain.is_some()),
             protocol: kept.protocol,
             memory,
@@ -220,17 +244,8 @@ impl Session {
         self.protocol >= agent::DRAIN_PROTOCOL
     }
 
-    /// Tells whether a call of the agent is open, or ended a moment ago; never once it takes no more.
-    pub(super) fn is_polling(&self, now: Monotonic) -> bool {
-        !self.takes_no_more() && self.is_there(now)
-    }
-
-    /// Tells whether the agent takes no more runs, and is still there for those that it has.
-    pub(super) fn is_leaving(&self, now: Monotonic) -> bool {
-        self.takes_no_more() && self.is_there(now)
-    }
-
-    fn is_there(&self, now: Monotonic) -> bool {
+    /// Tells whether a call of the agent is open here, or ended a moment ago.
+    pub(super) fn is_there(&self, now: Monotonic) -> bool {
         let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         let is_calling = self.open_calls.load(Ordering::Relaxed) > 0;
         !self.is_replaced() && (is_calling || now.since(heard.last) < BETWEEN_CALLS)
@@ -295,6 +310,37 @@ impl Sessions {
         forgiven.count() > 0
     }
 
+    /// Lists the sessions of the agents that are there.
+    pub(super) fn there(&self, now: Monotonic) -> Vec<SessionId> {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let there = all.values().filter(|session| session.is_there(now));
+        there.map(|session| session.id).collect()
+    }
+
+    /// Takes note of what holds of an agent; answers whether a session of it has ended by that.
+    pub(super) fn hold(&self, what: &Holding) -> bool {
+        let mut has_ended = false;
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, session| {
+            if session.agent_id != what.id {
+                return true;
+            }
+            if session.id != what.session_id {
+                session.is_replaced.store(true, Ordering::Relaxed);
+                has_ended = true;
+                return false;
+            }
+            if what.is_drained {
+                session.drain();
+            }
+            if what.has_left {
+                session.leave();
+            }
+            true
+        });
+        has_ended
+    }
+
     fn put(&self, session: Session) -> Arc<Session> {
         let session = Arc::new(session);
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
@@ -353,6 +399,33 @@ impl App {
         Ok(session)
     }
 
+    /// Looks again at what holds of an agent, or of all: it was said to another server.
+    pub(super) async fn look_at_agents(&self, of: Option<AgentId>) -> Result<(), DbError> {
+        let mut reader = self.db.reader().await?;
+        let mut has_ended = false;
+        for what in agent::holding(&mut reader, of).await? {
+            has_ended |= self.sessions.hold(&what);
+        }
+        if has_ended {
+            self.waiting.wake_replaced();
+        }
+        Ok(())
+    }
+
+    /// Tells whether an agent is there, here or at another server of the database.
+    pub(super) fn presence(&self, kept: &agent::Kept, lease_now: Timestamp) -> There {
+        let session = self.sessions.get(kept.session_id);
+        let now = self.clock.monotonic();
+        let is_here = session.as_ref().is_some_and(|it| it.is_there(now));
+        let is_elsewhere = self.has_pulse() && lease_now.duration_since(kept.heard_at) < ELSEWHERE;
+        let takes_no_more =
+            kept.drain.is_some() || kept.has_left || session.is_some_and(|it| it.takes_no_more());
+        There {
+            is_there: is_here || is_elsewhere,
+            takes_no_more,
+        }
+    }
+
     /// Counts a call of an agent as open.
     pub(super) fn open_call(&self, session: &Arc<Session>) -> OpenCall {
         session.open_calls.fetch_add(1, Ordering::Relaxed);
@@ -382,8 +455,10 @@ pub(super) mod tests {
             protocol: 1,
             offer,
             slots: 1,
-            seen_at: jiff::Timestamp::UNIX_EPOCH,
+            seen_at: Timestamp::UNIX_EPOCH,
             drain: None,
+            has_left: false,
+            heard_at: Timestamp::UNIX_EPOCH,
         };
         Session::new(kept, memory, now)
     }

@@ -76,14 +76,15 @@ impl Waiting {
     }
 
     /// Wakes the first `count` polls whose agent may take runs with this requirement now. One that has declined
-    /// something a moment ago may find nothing for itself, so it is woken beside them.
+    /// something a moment ago may find nothing for itself, so it is woken beside them. Answers for how many there
+    /// was no poll.
     pub(super) fn wake(
         &self,
         id: i64,
         requirement: &Arc<Requirement>,
         count: usize,
         now: Monotonic,
-    ) {
+    ) -> usize {
         let may_take = |session: &Session| {
             let known = session.is_known_to_satisfy(id);
             !session.takes_no_more() && known.unwrap_or_else(|| session.satisfies(id, requirement))
@@ -103,6 +104,13 @@ impl Waiting {
             }
             !is_next
         });
+        left
+    }
+
+    /// Wakes every poll, to look for work once more.
+    pub(super) fn wake_all(&self) {
+        let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        line.drain(..).for_each(|waiter| waiter.bell.notify_one());
     }
 
     /// Wakes the polls whose session a newer one has replaced: they find that out by themselves.

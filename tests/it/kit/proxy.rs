@@ -33,6 +33,7 @@ impl Weather {
 /// A way to a server.
 pub(crate) struct Proxy {
     address: SocketAddr,
+    server: Arc<watch::Sender<SocketAddr>>,
     weather: Arc<watch::Sender<Weather>>,
     listener: JoinHandle<()>,
 }
@@ -50,9 +51,12 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let weather = Arc::new(watch::Sender::new(Weather::Clear));
         let own = weather.clone();
+        let server = Arc::new(watch::Sender::new(server));
+        let leads_to = server.subscribe();
         let listener = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let weather = own.clone();
+                let server = *leads_to.borrow();
                 tokio::spawn(async move {
                     // While the server is dead nobody answers here either.
                     if let Ok(server) = TcpStream::connect(server).await {
@@ -67,6 +71,7 @@ impl Proxy {
         });
         Self {
             address,
+            server,
             weather,
             listener,
         }
@@ -75,6 +80,11 @@ impl Proxy {
     /// Returns where it is entered.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Leads whoever comes from now on to another server.
+    pub(crate) fn leads_to(&self, server: SocketAddr) {
+        self.server.send_replace(server);
     }
 
     /// Lets the weather change, for connections that are open too.

@@ -327,7 +327,7 @@ async fn an_older_session_of_an_agent_ends_and_keeps_its_lease() {
 #[tokio::test]
 async fn a_browser_logs_in_by_a_link_and_only_from_here() {
     let world = World::new().await;
-    let code = world.app.login_code();
+    let code = world.app.login_code().await.unwrap();
     let login = Request::get(format!("/login?code={code}")).header("host", "localhost");
     let router = waft::server::router(&world.app);
     let answer = router

@@ -26,6 +26,7 @@ use crate::server::db::{DbError, agent, lease, project, segment};
 use crate::server::duty::rescuer;
 use crate::server::error::{Answer, ApiError, Code};
 use crate::server::extract::Json;
+use crate::server::news::News;
 use crate::server::session::Session as AgentSession;
 use crate::wire::{
     Claims, Deletions, Drain, ErrorBody, LeaseKey, Leave, Listen, NewSession, Orders, PROTOCOL,
@@ -110,7 +111,7 @@ pub(super) async fn open_session(
     // Whoever polls in the old session is woken, and told that there is a newer one.
     app.session(&access, ids.1).await?;
     app.waiting.wake_replaced();
-    app.sessions.listening.tell(&[agent_id]);
+    app.tell_agents(&[agent_id]);
     Ok(Answered(Session {
         agent_id,
         session_id: ids.1,
@@ -181,8 +182,23 @@ pub(super) async fn leave(
     Json(leave): Json<Leave>,
 ) -> Answer<StatusCode> {
     access.may_work()?;
-    app.session(&access, leave.session_id).await?.leave();
+    let session = app.session(&access, leave.session_id).await?;
+    note_leave(&app, &session).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Notes that an agent takes no more runs, for whichever server it asks next.
+async fn note_leave(app: &App, session: &Arc<AgentSession>) -> Result<(), DbError> {
+    if session.has_left() {
+        return Ok(());
+    }
+    session.leave();
+    let id = session.id;
+    app.db
+        .write(move |tx| Box::pin(agent::leave(tx, id)))
+        .await?;
+    app.spread(News::Agent(session.agent_id));
+    Ok(())
 }
 
 /// Claims due runs; waits for one if there is none.
@@ -246,13 +262,13 @@ pub(super) async fn listen(
     access.may_work()?;
     let session = app.session(&access, listen.session_id).await?;
     if listen.has_left {
-        session.leave();
+        note_leave(&app, &session).await?;
     }
     let _open = app.open_call(&session);
     let end = app.patience(listen.wait_seconds);
     let listener = app.sessions.listening.listen(session.agent_id);
     // The list of runs is as old as the call: a claim made since is not missing from it.
-    let asked_at = app.lease_now();
+    let asked_at = app.lease_now_alone().await?;
     loop {
         let told = listener.told();
         if session.is_replaced() {
@@ -261,9 +277,10 @@ pub(super) async fn listen(
         let mut reader = app.db.reader().await?;
         let runs = flow_run::of_agent(&mut reader, session.agent_id).await?;
         let drain = agent::drain(&mut reader, session.agent_id).await?;
+        let now = app.lease_now(&mut reader).await?;
         drop(reader);
         give_back_undelivered(&app, &session, &runs, &listen.leases, asked_at).await?;
-        let end = match undelivered_at(&app, &session, &runs, &listen.leases) {
+        let end = match undelivered_at(&app, now, &session, &runs, &listen.leases) {
             Some(at) => end.min(at),
             None => end,
         };
@@ -362,6 +379,7 @@ fn is_unheard_of(run: &Standing, session: &AgentSession, known: &[LeaseKey]) -> 
 /// Returns when the agent should be asked again whether a claim has reached it, if one is in doubt.
 fn undelivered_at(
     app: &App,
+    now: jiff::Timestamp,
     session: &AgentSession,
     runs: &[Standing],
     known: &[LeaseKey],
@@ -369,7 +387,7 @@ fn undelivered_at(
     let in_doubt = runs.iter().filter(|run| is_unheard_of(run, session, known));
     let first = in_doubt.filter_map(|run| run.claimed_at).min()?;
     let over = first.saturating_add(UNDELIVERED).ok()?;
-    let left = over.duration_since(app.lease_now());
+    let left = over.duration_since(now);
     let left = std::time::Duration::try_from(left).unwrap_or_default();
     // A moment later than that, so that the next call finds it to be over.
     Some(app.clock.monotonic() + left + std::time::Duration::from_millis(1))
@@ -441,10 +459,15 @@ pub(super) async fn renew(
 ) -> Answer<Answered<Renewed>> {
     access.may_work()?;
     let session = app.session(&access, renewal.session_id).await?;
-    let (agent_id, until, leases) = (session.agent_id, app.lease_end(), renewal.leases);
+    let (agent_id, leases, timed) = (session.agent_id, renewal.leases, app.clone());
     let unrenewed = app
         .db
-        .write(move |tx| Box::pin(async move { lease::renew(tx, agent_id, &leases, until).await }))
+        .write(move |tx| {
+            Box::pin(async move {
+                let until = timed.lease_end(timed.lease_now(tx).await?);
+                lease::renew(tx, agent_id, &leases, until).await
+            })
+        })
         .await?;
     Ok(Answered(Renewed {
         lease_seconds: app.lease.as_secs() as u32,

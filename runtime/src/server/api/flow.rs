@@ -17,6 +17,7 @@ use crate::server::db::tx::Tx;
 use crate::server::db::{DbError, flow_version, schedule, slot};
 use crate::server::error::{Answer, ApiError, Code};
 use crate::server::extract::{Json, Path, Query};
+use crate::server::news::News;
 use crate::server::registration;
 use crate::wire::{
     ErrorBody, Flow, FlowVersion, ListQuery, Location, Page, Registered, Registration, ResumeQuery,
@@ -79,12 +80,13 @@ pub(super) async fn register(
             })
         })
         .await?;
-    app.schedules.notify_one();
+    app.nudge_schedules();
     // An agent that polls already may take from now what it could not take before.
     let version = done.registered.flow_version_id;
     if app.sessions.forgive_version(version) || done.changed.is_some() {
         app.announce_version(version).await;
     }
+    app.spread(News::Version(version));
     Ok(Answered(done.registered))
 }
 
@@ -270,7 +272,7 @@ async fn change(app: App, access: Access, text: String, what: Change) -> Answer<
             })
         })
         .await?;
-    app.schedules.notify_one();
+    app.nudge_schedules();
     Ok(Answered(changed))
 }
 
@@ -296,7 +298,7 @@ pub(super) async fn set_slots(
             })
         })
         .await?;
-    app.usher.nudge();
+    app.nudge_queued();
     Ok(Answered(changed))
 }
 

@@ -457,7 +457,7 @@ pub(super) async fn cancel(
         })
         .await?;
     app.tell(&[id]);
-    app.sessions.listening.tell(agent.as_slice());
+    app.tell_agents(agent.as_slice());
     Ok(Answered(run))
 }
 

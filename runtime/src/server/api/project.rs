@@ -105,7 +105,7 @@ pub(super) async fn set_slots(
             })
         })
         .await?;
-    app.usher.nudge();
+    app.nudge_queued();
     Ok(Answered(changed))
 }
 

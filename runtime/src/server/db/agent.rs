@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::DbError;
 use super::realm::Realm;
+use super::sql::{Many, Sql};
 use super::tx::{Json, Row, Tx, args};
 use crate::model::id::{AgentId, FlowRunId, SessionId};
 use crate::model::requirement::Offer;
@@ -39,6 +40,10 @@ pub struct Kept {
     pub seen_at: Timestamp,
     /// What it was told from afar.
     pub drain: Option<Drain>,
+    /// Whether it takes no more runs.
+    pub has_left: bool,
+    /// When it was last there, in lease time, as other servers of the database have noted it.
+    pub heard_at: Timestamp,
 }
 
 fn kept(row: &Row) -> Result<Kept, DbError> {
@@ -55,6 +60,8 @@ fn kept(row: &Row) -> Result<Kept, DbError> {
         slots: row.get(8)?,
         seen_at: row.get(9)?,
         drain: row.get::<Option<String>>(10)?.map(|word| drain_of(&word)),
+        has_left: row.get(11)?,
+        heard_at: row.get(12)?,
     })
 }
 
@@ -62,7 +69,7 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT id, realm, name, hostname, session_id, version, protocol, offer, slots, ",
-            "seen_at, drain FROM agent ",
+            "seen_at, drain, has_left, heard_at FROM agent ",
             $rest
         )
     };
@@ -96,7 +103,7 @@ pub async fn open(
                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10) \
                ON CONFLICT (realm, name, hostname) DO UPDATE SET session_id = excluded.session_id, \
                version = excluded.version, protocol = excluded.protocol, offer = excluded.offer, \
-               slots = excluded.slots, seen_at = excluded.seen_at, \
+               slots = excluded.slots, seen_at = excluded.seen_at, has_left = FALSE, \
                drain = CASE WHEN $11 THEN NULL ELSE agent.drain END \
                RETURNING id";
     let args = args![
@@ -208,6 +215,73 @@ pub async fn drain(tx: &mut Tx, id: AgentId) -> Result<Option<Drain>, DbError> {
     };
     let word: Option<String> = row.get(0)?;
     Ok(word.map(|word| drain_of(&word)))
+}
+
+/// Notes that an agent takes no more runs.
+pub async fn leave(tx: &mut Tx, session: SessionId) -> Result<(), DbError> {
+    let sql = "UPDATE agent SET has_left = TRUE WHERE session_id = $1";
+    tx.run(sql, args![session]).await.map(drop)
+}
+
+/// Tells whether an agent may be given runs under a session, and keeps it so until this transaction
+/// ends: nobody else opens a newer session meanwhile, or has the agent take no more.
+pub async fn may_claim(tx: &mut Tx, id: AgentId, session: SessionId) -> Result<bool, DbError> {
+    let sql = Sql {
+        sqlite: "SELECT drain IS NULL AND NOT has_left FROM agent \
+                 WHERE id = $1 AND session_id = $2",
+        postgres: "SELECT drain IS NULL AND NOT has_left FROM agent \
+                   WHERE id = $1 AND session_id = $2 FOR SHARE",
+    };
+    let row = tx.row(sql, args![id, session]).await?;
+    row.map_or(Ok(false), |row| row.get(0))
+}
+
+/// What holds of an agent, whichever server it was said to.
+#[derive(Clone, Copy, Debug)]
+pub struct Holding {
+    /// The agent.
+    pub id: AgentId,
+    /// Its newest session.
+    pub session_id: SessionId,
+    /// Whether it was told from afar to take no more runs.
+    pub is_drained: bool,
+    /// Whether it takes no more runs.
+    pub has_left: bool,
+}
+
+/// Returns what holds of an agent, or of all.
+pub async fn holding(tx: &mut Tx, of: Option<AgentId>) -> Result<Vec<Holding>, DbError> {
+    let sql = "SELECT id, session_id, drain IS NOT NULL, has_left FROM agent \
+               WHERE (id = $1 OR $1 IS NULL)";
+    let rows = tx.rows(sql, args![of]).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Holding {
+                id: row.get(0)?,
+                session_id: row.get(1)?,
+                is_drained: row.get(2)?,
+                has_left: row.get(3)?,
+            })
+        })
+        .collect()
+}
+
+static HEARD: Many = Many::with(
+    "WITH n (id, at) AS (VALUES ",
+    "($::bytea, $::bigint)",
+    Sql {
+        sqlite: ") UPDATE agent SET heard_at = n.at FROM n WHERE agent.session_id = n.id",
+        // Another server may write the same at this moment, or have the row in hand: next time then.
+        postgres: ") UPDATE agent SET heard_at = o.at FROM (SELECT a.id, n.at FROM agent a \
+                   JOIN n ON a.session_id = n.id FOR NO KEY UPDATE OF a SKIP LOCKED) o \
+                   WHERE agent.id = o.id",
+    },
+);
+
+/// Notes that agents are there, by their sessions.
+pub async fn heard(tx: &mut Tx, sessions: &[SessionId], at: Timestamp) -> Result<(), DbError> {
+    let rows = sessions.iter().map(|id| args![*id, at]).collect();
+    tx.run_many(&HEARD, rows).await.map(drop)
 }
 
 const fn drain_word(how: Drain) -> &'static str {

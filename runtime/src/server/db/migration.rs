@@ -46,6 +46,11 @@ const OF_FILES: &[Step] = &[
         "overlap and slots",
         include_str!("../../../migrations/sqlite/0005_overlap_and_slots.sql"),
     ),
+    (
+        6,
+        "replicas",
+        include_str!("../../../migrations/sqlite/0006_replicas.sql"),
+    ),
 ];
 
 /// Every migration of a PostgreSQL database, by number.
@@ -64,6 +69,11 @@ const OF_POSTGRES: &[Step] = &[
         5,
         "overlap and slots",
         include_str!("../../../migrations/postgres/0005_overlap_and_slots.sql"),
+    ),
+    (
+        6,
+        "replicas",
+        include_str!("../../../migrations/postgres/0006_replicas.sql"),
     ),
 ];
 

@@ -14,10 +14,12 @@ pub mod lease;
 pub mod left_out;
 pub mod location;
 pub mod log_line;
+pub mod login;
 pub mod memory;
 mod migration;
 mod postgres;
 pub mod project;
+pub mod pulse;
 pub mod realm;
 pub mod report;
 pub mod requirement;
@@ -171,22 +173,21 @@ impl DbError {
     }
 }
 
-/// Holds a PostgreSQL database for one server, as long as it lives.
-pub struct Held {
-    _held: postgres::Held,
-}
+/// Where this server hears what others of its database tell.
+pub struct Line(postgres::Line);
 
-impl Db {
-    /// Holds a PostgreSQL database for one server; none if another has it.
+impl Line {
+    /// Waits for the next text; none once the line is lost.
     ///
     /// # Errors
     ///
-    /// Fails if the database cannot be reached.
-    pub async fn hold(url: &str) -> Result<Option<Held>, DbError> {
-        let held = postgres::hold(url).await?;
-        Ok(held.map(|held| Held { _held: held }))
+    /// The database's.
+    pub async fn next(&mut self) -> Result<Option<String>, DbError> {
+        self.0.next().await
     }
+}
 
+impl Db {
     /// Opens a database, making and migrating it as needed.
     ///
     /// # Errors
@@ -231,6 +232,41 @@ impl Db {
         match &self.kept {
             Kept::Sqlite(own) => own.reader().await,
             Kept::Postgres(shared) => shared.reader().await,
+        }
+    }
+
+    /// Tells whether several servers may use it at the same time.
+    #[must_use]
+    pub const fn is_shared(&self) -> bool {
+        matches!(self.kept, Kept::Postgres(_))
+    }
+
+    /// Tells texts to every server of this database, this one too, if there can be others.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn tell(&self, texts: Vec<String>) -> Result<(), DbError> {
+        match &self.kept {
+            Kept::Sqlite(_) => Ok(()),
+            Kept::Postgres(_) => {
+                let told =
+                    self.write(move |tx| Box::pin(async move { postgres::tell(tx, texts).await }));
+                told.await
+            }
+        }
+    }
+
+    /// Opens a line on which to hear what servers of this database tell from now on; none if there can
+    /// be no other.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the database cannot be reached.
+    pub async fn listen(&self) -> Result<Option<Line>, DbError> {
+        match &self.kept {
+            Kept::Sqlite(_) => Ok(None),
+            Kept::Postgres(shared) => Ok(Some(Line(shared.listen().await?))),
         }
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use rand::Rng as _;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::memory::Memory;
@@ -42,33 +42,34 @@ const SETTINGS: [(&str, &str); 2] = [
     ("lock_timeout", "10s"),
 ];
 
-/// The key of the advisory lock that a server holds: `WAFT`.
-const SERVER: i64 = 0x5741_4654;
-
-/// A connection that holds a database for one server, as long as it lives.
-pub(super) struct Held {
-    _connection: sqlx::PgConnection,
-}
-
-/// Holds a database for one server; none if another has it.
-pub(super) async fn hold(url: &str) -> Result<Option<Held>, DbError> {
-    use sqlx::Row as _;
-    let mut connection = options(url)?
-        .connect()
-        .await
-        .map_err(|error| unopened(url, error))?;
-    let asked = sqlx::query("SELECT pg_try_advisory_lock($1)").bind(SERVER);
-    let is_held: bool = asked.fetch_one(&mut connection).await?.try_get(0)?;
-    Ok(is_held.then_some(Held {
-        _connection: connection,
-    }))
-}
+/// The channel on which servers tell each other what they have done.
+const CHANNEL: &str = "waft";
 
 /// A database that is open. Clones share it.
 #[derive(Clone)]
 pub(super) struct Postgres {
     writers: PgPool,
     readers: PgPool,
+    options: Arc<PgConnectOptions>,
+}
+
+/// A connection on which other servers are heard.
+pub(super) struct Line(PgListener);
+
+impl Line {
+    pub(super) async fn next(&mut self) -> Result<Option<String>, DbError> {
+        let heard = self.0.try_recv().await?;
+        Ok(heard.map(|heard| heard.payload().to_owned()))
+    }
+}
+
+/// Tells texts to whoever listens, once the transaction is committed.
+pub(super) async fn tell(tx: &mut Tx, texts: Vec<String>) -> Result<(), DbError> {
+    for text in texts {
+        tx.row("SELECT pg_notify($1, $2)", args![CHANNEL, text])
+            .await?;
+    }
+    Ok(())
 }
 
 impl Postgres {
@@ -98,6 +99,7 @@ impl Postgres {
         Ok(Self {
             writers: pool(WRITERS),
             readers: pool(READERS),
+            options: Arc::new(options),
         })
     }
 
@@ -124,6 +126,17 @@ impl Postgres {
         written
             .await
             .unwrap_or_else(|_| Err(E::from(DbError::Closed)))
+    }
+
+    /// Opens a line of its own to what is told from now on.
+    pub(super) async fn listen(&self) -> Result<Line, DbError> {
+        let own = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(ACQUIRE)
+            .connect_lazy_with((*self.options).clone());
+        let mut listener = PgListener::connect_with(&own).await?;
+        listener.listen(CHANNEL).await?;
+        Ok(Line(listener))
     }
 
     /// Returns a connection for reading.

@@ -13,6 +13,7 @@ use jiff::SignedDuration;
 use super::{note, rest};
 use crate::server::app::App;
 use crate::server::db::{DbError, agent, segment};
+use crate::server::news::News;
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(60 * 60);
@@ -100,6 +101,7 @@ pub async fn doom(app: &App) -> Result<u64, DbError> {
     if count > 0 {
         tracing::info!(segments = count, "results were kept long enough");
         app.sessions.listening.tell_all();
+        app.spread(News::Results);
     }
     Ok(count)
 }

@@ -4,9 +4,12 @@
 //! can call. The loops here run them on a timer and on a nudge, until the server goes down.
 
 pub mod cleaner;
+pub mod greeter;
+mod hearer;
 pub mod rescuer;
 pub mod ringer;
 pub mod scheduler;
+pub mod teller;
 pub mod usher;
 
 use std::panic::AssertUnwindSafe;
@@ -23,13 +26,19 @@ const AFTER_PANIC: Duration = Duration::from_secs(1);
 
 /// Starts the loops; they end with the server.
 pub(super) fn start(app: &App) -> Vec<tokio::task::JoinHandle<()>> {
-    vec![
+    let mut duties = vec![
         spawn(app, "ringer", ringer::keep),
         spawn(app, "scheduler", scheduler::keep),
         spawn(app, "usher", usher::keep),
         spawn(app, "rescuer", rescuer::keep),
         spawn(app, "cleaner", cleaner::keep),
-    ]
+    ];
+    if app.db.is_shared() {
+        duties.push(spawn(app, "teller", teller::keep));
+        duties.push(spawn(app, "hearer", hearer::keep));
+        duties.push(spawn(app, "greeter", greeter::keep));
+    }
+    duties
 }
 
 /// Keeps a loop going: one that panics is begun anew, for a server without it looks well and is not.

@@ -87,10 +87,9 @@ pub async fn ring(app: &App) -> Result<(), DbError> {
     let mut rung = Ok(());
     for (_, requirement_id) in app.dues.take(now) {
         // Several runs may be due at one instant; who is woken for nothing waits again.
-        let woken = app.wake(requirement_id, usize::MAX).await;
-        if woken.is_err() {
+        if let Err(error) = app.wake(requirement_id, usize::MAX).await {
             app.dues.add(again, requirement_id);
-            rung = woken;
+            rung = Err(error);
         }
     }
     rung

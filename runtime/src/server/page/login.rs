@@ -1,82 +1,102 @@
 //! Browsers that are logged in: by a link that works once.
 //!
-//! Links and sessions live in memory and end with the server.
+//! Links and sessions lie in the database, so that every server of it knows them.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use jiff::{SignedDuration, Timestamp};
 
-use crate::clock::{Clock, Monotonic};
 use crate::server::access::{Access, hash_of};
+use crate::server::app::App;
+use crate::server::db::DbError;
+use crate::server::db::login::{self, Kind};
 use crate::server::db::realm::Realm;
 
 /// How long a link works.
-const LINK: Duration = Duration::from_secs(60 * 60);
+const LINK: SignedDuration = SignedDuration::from_hours(1);
 /// How long a browser stays logged in.
-const SESSION: Duration = Duration::from_secs(12 * 60 * 60);
-
-/// Links that were not used yet, and sessions, both by the sha256 of their text.
-#[derive(Default)]
-pub(crate) struct Logins {
-    links: Mutex<HashMap<[u8; 32], Monotonic>>,
-    sessions: Mutex<HashMap<[u8; 32], Monotonic>>,
-}
+const SESSION: SignedDuration = SignedDuration::from_hours(12);
 
 fn random_text() -> String {
     hex::encode(rand::random::<[u8; 32]>())
 }
 
-fn put(texts: &Mutex<HashMap<[u8; 32], Monotonic>>, text: &str, until: Monotonic, now: Monotonic) {
-    let mut texts = texts.lock().unwrap_or_else(PoisonError::into_inner);
-    texts.retain(|_, end| now < *end);
-    texts.insert(hash_of(text), until);
+fn end(now: Timestamp, time: SignedDuration) -> Timestamp {
+    now.saturating_add(time).unwrap_or(Timestamp::MAX)
 }
 
-impl Logins {
-    /// Makes the code of a link.
-    pub(crate) fn code(&self, clock: &Clock) -> String {
-        let (code, now) = (random_text(), clock.monotonic());
-        put(&self.links, &code, now + LINK, now);
-        code
+impl App {
+    /// Makes the code of a link that logs a browser in, once.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn login_code(&self) -> Result<String, DbError> {
+        let (code, now) = (random_text(), self.clock.now());
+        let hash = hash_of(&code);
+        self.db
+            .write(move |tx| Box::pin(login::add(tx, hash, Kind::Link, end(now, LINK), now)))
+            .await?;
+        Ok(code)
     }
 
     /// Takes a code for a session's text; each code once.
-    pub(crate) fn redeem(&self, code: &str, clock: &Clock) -> Option<String> {
-        let now = clock.monotonic();
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        links.remove(&hash_of(code)).filter(|end| now < *end)?;
-        drop(links);
-        let session = random_text();
-        put(&self.sessions, &session, now + SESSION, now);
-        Some(session)
+    pub(super) async fn redeem(&self, code: &str) -> Result<Option<String>, DbError> {
+        let (session, now) = (random_text(), self.clock.now());
+        let (link, hash) = (hash_of(code), hash_of(&session));
+        let is_taken = self.db.write(move |tx| {
+            Box::pin(async move {
+                let is_good = login::take_link(tx, link, now).await?;
+                if is_good {
+                    login::add(tx, hash, Kind::Session, end(now, SESSION), now).await?;
+                }
+                Ok::<_, DbError>(is_good)
+            })
+        });
+        Ok(is_taken.await?.then_some(session))
     }
 
     /// Returns what a session may do: all that a person may.
-    pub(crate) fn access(&self, session: &str, clock: &Clock) -> Option<Access> {
-        let now = clock.monotonic();
-        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        let end = sessions.get(&hash_of(session))?;
-        (now < *end).then(|| Access::of_user("browser".to_owned(), Realm::All))
+    pub(in crate::server) async fn browser(
+        &self,
+        session: &str,
+    ) -> Result<Option<Access>, DbError> {
+        let mut reader = self.db.reader().await?;
+        let is_in = login::is_session(&mut reader, hash_of(session), self.clock.now()).await?;
+        Ok(is_in.then(|| Access::of_user("browser".to_owned(), Realm::All)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
+    use crate::server::{self, ServerSettings};
 
-    #[test]
-    fn a_link_works_once_and_not_for_ever() {
-        let (clock, test) = Clock::test(jiff::Timestamp::UNIX_EPOCH);
-        let logins = Logins::default();
-        let code = logins.code(&clock);
-        let session = logins.redeem(&code, &clock).unwrap();
-        assert!(logins.access(&session, &clock).is_some());
-        assert!(logins.redeem(&code, &clock).is_none());
-        assert!(logins.access(&code, &clock).is_none());
-        let late = logins.code(&clock);
-        test.pass(LINK);
-        assert!(logins.redeem(&late, &clock).is_none());
-        test.pass(SESSION);
-        assert!(logins.access(&session, &clock).is_none());
+    #[tokio::test]
+    async fn a_link_works_once_and_not_for_ever_whichever_server_made_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (clock, test) = Clock::test("2026-03-01T00:00:00Z".parse().unwrap());
+        let settings = ServerSettings {
+            listen: ([127, 0, 0, 1], 0).into(),
+            db: folder.path().join("waft.db").into(),
+            lease: std::time::Duration::from_secs(30),
+            hosts: Vec::new(),
+            results_keep: server::RESULTS_KEEP,
+            clock,
+        };
+        let (app, _) = server::open(&settings).await.unwrap();
+        let code = app.login_code().await.unwrap();
+        drop(app);
+        let (app, _) = server::open(&settings).await.unwrap();
+        let session = app.redeem(&code).await.unwrap().unwrap();
+        assert!(app.browser(&session).await.unwrap().is_some());
+        assert!(app.redeem(&code).await.unwrap().is_none());
+        assert!(app.browser(&code).await.unwrap().is_none());
+        let late = app.login_code().await.unwrap();
+        assert!(app.browser(&late).await.unwrap().is_none());
+        test.pass(LINK.unsigned_abs());
+        assert!(app.redeem(&late).await.unwrap().is_none());
+        assert!(app.browser(&session).await.unwrap().is_some());
+        test.pass(SESSION.unsigned_abs());
+        assert!(app.browser(&session).await.unwrap().is_none());
     }
 }

@@ -31,11 +31,11 @@ struct LogIn {
     code: String,
 }
 
-async fn log_in(State(app): State<App>, Query(query): Query<LogIn>) -> Response {
-    let Some(session) = app.logins.redeem(&query.code, &app.clock) else {
+async fn log_in(State(app): State<App>, Query(query): Query<LogIn>) -> Result<Response, ApiError> {
+    let Some(session) = app.redeem(&query.code).await? else {
         let text = "<p>This link was used already, or is too old. \
                     <code>waft up</code> prints a new one when it starts.</p>";
-        return document(StatusCode::FORBIDDEN, text);
+        return Ok(document(StatusCode::FORBIDDEN, text));
     };
     let cookie =
         format!("{COOKIE_NAME}={session}; Path=/; HttpOnly; SameSite=Strict; Max-Age=43200");
@@ -43,7 +43,7 @@ async fn log_in(State(app): State<App>, Query(query): Query<LogIn>) -> Response 
     if let Ok(cookie) = HeaderValue::from_str(&cookie) {
         answer.headers_mut().insert(SET_COOKIE, cookie);
     }
-    answer
+    Ok(answer)
 }
 
 async fn index(

@@ -2,6 +2,7 @@
 
 use axum::Json as Answered;
 use axum::extract::State;
+use jiff::Timestamp;
 
 use crate::server::access::Access;
 use crate::server::api::{self, page_size};
@@ -33,9 +34,10 @@ pub(in crate::server::api) async fn list(
         format!("{} {}", last.name, last.id)
     });
     let mut at_work = agent::at_work(&mut reader, None).await?;
+    let now = app.lease_now(&mut reader).await?;
     let items = kept.into_iter().map(|kept| {
         let runs = at_work.remove(&kept.id).unwrap_or_default();
-        app.seen(kept, runs)
+        app.seen(kept, runs, now)
     });
     let items = items.collect();
     Ok(Answered(Page { items, next }))
@@ -83,7 +85,7 @@ pub(in crate::server::api) async fn drain(
         .await?;
     // Once this is answered the agent is given nothing more.
     app.sessions.drain(id);
-    app.sessions.listening.tell(&[id]);
+    app.tell_agents(&[id]);
     tracing::info!(agent.name = found.name, by = access.name, how = ?how, "an agent is drained");
     let told = told.ok_or_else(|| unknown(&text))?;
     let mut shown = app.found_agent(&access, &id.to_string()).await?;
@@ -109,11 +111,12 @@ impl App {
         };
         let mut reader = self.db.reader().await?;
         let kept = agent::named(&mut reader, &access.realm, name, host).await?;
+        let now = self.lease_now(&mut reader).await?;
         let mut agents = Vec::new();
         for kept in kept {
             let mut at_work = agent::at_work(&mut reader, Some(kept.id)).await?;
             let runs = at_work.remove(&kept.id).unwrap_or_default();
-            agents.push(self.seen(kept, runs));
+            agents.push(self.seen(kept, runs, now));
         }
         if agents.len() > 1 && agents.iter().any(is_there) {
             agents.retain(is_there);
@@ -132,11 +135,9 @@ impl App {
     }
 
     /// Shows an agent as it is now.
-    fn seen(&self, kept: agent::Kept, flow_runs: Vec<AgentRun>) -> Agent {
-        let (now, monotonic) = (self.clock.now(), self.clock.monotonic());
-        let session = self.sessions.get(kept.session_id);
-        let is_polling = session.as_ref().is_some_and(|it| it.is_polling(monotonic));
-        let is_leaving = session.as_ref().is_some_and(|it| it.is_leaving(monotonic));
+    fn seen(&self, kept: agent::Kept, flow_runs: Vec<AgentRun>, lease_now: Timestamp) -> Agent {
+        let there = self.presence(&kept, lease_now);
+        let (is_polling, is_leaving) = (there.is_polling(), there.is_leaving());
         let load = u32::try_from(flow_runs.len()).unwrap_or(u32::MAX);
         Agent {
             id: kept.id,
@@ -149,7 +150,7 @@ impl App {
             free_slots: kept.slots.saturating_sub(load),
             flow_runs,
             seen_at: match is_polling || is_leaving {
-                true => now,
+                true => self.clock.now(),
                 false => kept.seen_at,
             },
             is_polling,
