@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::Barrier;
 
+use waft::client::Client;
 use waft::clock::Clock;
 use waft::model::state::State;
 use waft::server::db::sql::Sql;
-use waft::server::db::{Db, DbError, Place};
-use waft::server::{self, ServerSettings, start};
+use waft::server::db::{Db, DbError, Place, copy};
+use waft::server::{self, Migrated, ServerSettings, start};
+use waft::wire::{ListQuery, NewProject};
 
 use crate::kit::postgres;
 use crate::server::{LEASE, World, code, registration};
@@ -99,6 +101,115 @@ async fn a_newer_database_is_left_alone() {
             "{error}"
         );
     }
+}
+
+#[tokio::test]
+async fn an_older_database_is_migrated_and_told_from_where() {
+    let folder = tempfile::tempdir().unwrap();
+    for place in [
+        folder.path().join("waft.db").into(),
+        postgres::place().await,
+    ] {
+        let Migrated { from, to } = server::migrate(&place).await.unwrap();
+        assert_eq!(from, None);
+        let db = Db::open(&place).await.unwrap();
+        for back in [
+            "DROP TABLE login",
+            "ALTER TABLE agent DROP COLUMN has_left",
+            "ALTER TABLE agent DROP COLUMN heard_at",
+            "DELETE FROM _sqlx_migrations WHERE version = 6",
+        ] {
+            let undone = db.write(move |tx| Box::pin(tx.run(back, Vec::new())));
+            undone.await.map_err(|error: DbError| error).unwrap();
+        }
+        db.close().await;
+        let again = server::migrate(&place).await.unwrap();
+        assert_eq!(again, Migrated { from: Some(5), to });
+        let (app, _) = server::open(&settings(&place)).await.unwrap();
+        app.login_code().await.unwrap();
+    }
+}
+
+/// A copy is what was committed when it was made, and can be put back; nothing is lost by that.
+#[tokio::test]
+async fn a_file_is_copied_while_it_is_written_and_put_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let settings = settings(&path("waft.db").into());
+    let running = start(settings.clone()).await.unwrap();
+    let token = running.first_token.clone();
+    let client = Client::in_process(running.router.clone(), token.clone());
+    let add = async |nth: u32| {
+        let project = NewProject {
+            name: format!("p{nth:03}"),
+            description: String::new(),
+        };
+        client.create_project(&project).await.unwrap();
+    };
+    add(0).await;
+    let write = async {
+        for nth in 1..100 {
+            add(nth).await;
+        }
+    };
+    let ((), copied) = tokio::join!(write, async {
+        let copied = copy::back_up(&path("waft.db"), &path("copy.db")).await;
+        server::restore(&path("waft.db"), &path("copy.db"), &settings.clock)
+            .await
+            .unwrap_err();
+        copied
+    });
+    copied.unwrap();
+    copy::back_up(&path("waft.db"), &path("copy.db"))
+        .await
+        .unwrap_err();
+    drop(client);
+    running.shutdown().await;
+
+    let projects = async |place: &Place| {
+        let (app, _) = server::open(&ServerSettings {
+            db: place.clone(),
+            ..settings.clone()
+        })
+        .await
+        .unwrap();
+        let client = Client::in_process(server::router(&app), token.clone());
+        let query = ListQuery {
+            limit: Some(200),
+            ..ListQuery::default()
+        };
+        let names = client.list_projects(&query).await.unwrap().items;
+        drop(client);
+        app.db.clone().close().await;
+        names.len()
+    };
+    let done = server::restore(&path("waft.db"), &path("copy.db"), &settings.clock).await;
+    let aside = done.unwrap().aside.unwrap();
+    let copied = projects(&settings.db).await;
+    assert!((1..=100).contains(&copied), "{copied}");
+    assert_eq!(projects(&aside.into()).await, 100);
+
+    // What is damaged or newer replaces nothing.
+    let newer = Db::open(&path("newer.db").into()).await.unwrap();
+    let sql = "UPDATE _sqlx_migrations SET version = 99 WHERE version = 6";
+    let changed = newer.write(move |tx| Box::pin(tx.run(sql, Vec::new())));
+    changed.await.map_err(|error: DbError| error).unwrap();
+    newer.close().await;
+    std::fs::write(path("torn.db"), b"SQLite format 3\0 and then nonsense").unwrap();
+    std::fs::write(path("empty.db"), b"").unwrap();
+    for name in ["newer.db", "torn.db", "empty.db"] {
+        let refused = server::restore(&path("waft.db"), &path(name), &settings.clock).await;
+        refused.unwrap_err();
+    }
+    assert_eq!(projects(&settings.db).await, copied);
+    let names = std::fs::read_dir(folder.path()).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let asides = names.filter(|name| name.starts_with("waft.db.2") || name.contains("-copy-"));
+    assert_eq!(
+        asides.count(),
+        1,
+        "one was put aside, and no copy is left over"
+    );
 }
 
 #[tokio::test]

@@ -2,17 +2,18 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
+use serde_json::json;
 
 use super::Call;
 use super::failure::{Done, Failure};
 use super::signals::Signals;
 use crate::client::Client;
 use crate::config::{Credentials, Millis, address};
-use crate::server::db::Place;
-use crate::server::{self, Running, ServerSettings};
+use crate::server::db::{Place, copy};
+use crate::server::{self, Migrated, Running, ServerSettings};
 use crate::wire::ListQuery;
 
 /// Where a server listens unless it is told otherwise.
@@ -41,6 +42,30 @@ Address and token are left in this home, so that commands and agents of it need 
     Start(Flags),
     /// Prints a new token that may do everything, for the database on this machine.
     Token {
+        #[command(flatten)]
+        db: Db,
+    },
+    /// Brings a database to the shape that this version needs, and ends.
+    #[command(after_help = "\
+Examples:
+  waft server migrate --db postgres://waft@db.example.org/waft
+
+`waft server start` does the same; by itself it can be done before, with rights that servers need not have.")]
+    Migrate {
+        #[command(flatten)]
+        db: Db,
+    },
+    /// Copies the database file to another, while a server uses it.
+    Backup {
+        /// The file to make.
+        file: PathBuf,
+        #[command(flatten)]
+        db: Db,
+    },
+    /// Puts a copy in the place of the database file, and keeps what was there.
+    Restore {
+        /// The copy.
+        file: PathBuf,
         #[command(flatten)]
         db: Db,
     },
@@ -76,6 +101,17 @@ pub(super) struct Db {
 }
 
 impl Db {
+    /// Returns the file; whoever keeps a PostgreSQL database has the tool for it there.
+    fn file(&self, call: &Call, tool: &str) -> Done<PathBuf> {
+        match self.place(call)? {
+            Place::File(file) => Ok(file),
+            Place::Postgres(_) => {
+                let what = format!("this is for a database file; PostgreSQL has `{tool}`");
+                Err(Failure::usage(what))
+            }
+        }
+    }
+
     fn place(&self, call: &Call) -> Done<Place> {
         let Some(place) = &self.place else {
             call.config.home.make()?;
@@ -111,17 +147,79 @@ pub(super) fn run(verb: Verb, call: &Call) -> Done {
             if let Place::File(file) = &db
                 && !file.is_file()
             {
-                let what = format!("there is no database `{db}`");
-                return Err(Failure::could(what).or_hint("waft server start makes one"));
+                return Err(none_there(file).or_hint("waft server start makes one"));
             }
             let text =
                 call.wait(async { Ok(server::make_token(db, call.clock.clone()).await?) })?;
             match call.output.is_json() {
-                true => call.output.json(&serde_json::json!({ "text": text })),
+                true => call.output.json(&json!({ "text": text })),
                 false => call.output.line(text),
             }
         }
+        Verb::Migrate { db } => migrate(&db.place(call)?, call),
+        Verb::Backup { file, db } => back_up(&db.file(call, "pg_dump")?, &file, call),
+        Verb::Restore { file, db } => restore(&db.file(call, "pg_restore")?, &file, call),
     }
+}
+
+fn migrate(db: &Place, call: &Call) -> Done {
+    let done = call.wait(async { Ok(server::migrate(db).await?) })?;
+    let Migrated { from, to } = done;
+    if call.output.is_json() {
+        return call.output.json(&json!({ "from": from, "to": to }));
+    }
+    call.output.note(match from {
+        None => format!("`{db}` was made, at migration {to}"),
+        Some(from) if from == to => format!("`{db}` is at migration {to} already"),
+        Some(from) => format!("`{db}` went from migration {from} to {to}"),
+    });
+    Ok(())
+}
+
+fn back_up(db: &Path, to: &Path, call: &Call) -> Done {
+    if !db.is_file() {
+        return Err(none_there(db));
+    }
+    let to = std::path::absolute(to)?;
+    if to.exists() {
+        let what = format!("there is something at `{}` already", to.display());
+        return Err(Failure::could(what).or_hint("a backup is a new file"));
+    }
+    let migration = call.wait(async { Ok(copy::back_up(db, &to).await?) })?;
+    if call.output.is_json() {
+        return call
+            .output
+            .json(&json!({ "file": to, "migration": migration }));
+    }
+    let (db, to) = (db.display(), to.display());
+    call.output.note(format!("copied `{db}` to `{to}`"));
+    Ok(())
+}
+
+fn restore(db: &Path, from: &Path, call: &Call) -> Done {
+    if !from.is_file() {
+        return Err(none_there(from));
+    }
+    let from = std::path::absolute(from)?;
+    let done = call.wait(async { Ok(server::restore(db, &from, &call.clock).await?) })?;
+    if call.output.is_json() {
+        return call.output.json(&json!({
+            "file": db,
+            "aside": done.aside,
+            "migration": done.migration,
+        }));
+    }
+    let (db, from) = (db.display(), from.display());
+    let aside = done.aside.map_or(String::new(), |aside| {
+        format!("; what was there is `{}`", aside.display())
+    });
+    call.output
+        .note(format!("restored `{db}` from `{from}`{aside}"));
+    Ok(())
+}
+
+fn none_there(file: &Path) -> Failure {
+    Failure::could(format!("there is no database `{}`", file.display()))
 }
 
 /// Starts a server.
@@ -238,7 +336,7 @@ pub(super) fn tell_ready(what: &str, credentials: &Credentials, link: &str, call
     match call.output.is_json() {
         true => call
             .output
-            .json_line(&serde_json::json!({ "url": url, "login_url": link })),
+            .json_line(&json!({ "url": url, "login_url": link })),
         false => call
             .output
             .line(format_args!("{what} at {url} · log in: {link}")),

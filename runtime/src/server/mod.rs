@@ -41,6 +41,7 @@ use crate::clock::Clock;
 use crate::model::id::TokenId;
 use crate::wire::Scope;
 use app::App;
+use db::copy::{self, Restored};
 use db::realm::Realm;
 use db::tx::Tx;
 use db::{Db, DbError, Place, fact, token};
@@ -203,6 +204,41 @@ pub async fn make_token(db: Place, clock: Clock) -> anyhow::Result<String> {
         .map_err(|error: DbError| error)?;
     db.close().await;
     Ok(text)
+}
+
+/// What was there before a database was migrated, and what is there now: the last migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Migrated {
+    /// Before; none if there was nothing.
+    pub from: Option<i64>,
+    /// Now.
+    pub to: i64,
+}
+
+/// Brings a database to the shape that this version knows.
+///
+/// # Errors
+///
+/// Refuses a file that a server has, and what a newer waft made.
+pub async fn migrate(place: &Place) -> anyhow::Result<Migrated> {
+    let _lock = match place {
+        Place::File(file) => Some(lock_file(file)?),
+        Place::Postgres(_) => None,
+    };
+    let from = Db::migration(place).await?;
+    Db::open(place).await?.close().await;
+    let to = Db::migration(place).await?.unwrap_or_default();
+    Ok(Migrated { from, to })
+}
+
+/// Puts a copy of a database file in the place of another, as [`copy::restore`].
+///
+/// # Errors
+///
+/// Refuses to replace a file that a server has.
+pub async fn restore(db: &Path, from: &Path, clock: &Clock) -> anyhow::Result<Restored> {
+    let _lock = lock_file(db)?;
+    Ok(copy::restore(db, from, clock.now()).await?)
 }
 
 /// Makes the first token of a database, once in its life.

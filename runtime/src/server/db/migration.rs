@@ -103,6 +103,55 @@ pub(super) async fn run_on_postgres(
         .map_err(|error| newer(place(), &error).unwrap_or_else(|| postgres::unopened(url, error)))
 }
 
+/// The last migration that is known here.
+const LAST: i64 = OF_FILES[OF_FILES.len() - 1].0;
+const _: () = assert!(LAST == OF_POSTGRES[OF_POSTGRES.len() - 1].0);
+const APPLIED: &str = "SELECT max(version) FROM _sqlx_migrations";
+
+/// Returns the last migration that a file of ours has.
+pub(super) async fn last_of_file(
+    path: &Path,
+    connection: &mut SqliteConnection,
+) -> Result<i64, DbError> {
+    check_owner(path, connection).await?;
+    let place = || path.to_owned().into();
+    let applied = connection
+        .fetch_one(APPLIED)
+        .await
+        .map_err(|_| DbError::NotADatabase {
+            place: place(),
+            why: "it is empty".to_owned(),
+        })?;
+    let last: Option<i64> = applied.try_get(0)?;
+    known(place(), last.unwrap_or_default())
+}
+
+/// Returns the last migration that a PostgreSQL database of ours has; none if it is empty.
+pub(super) async fn last_of_postgres(
+    url: &str,
+    connection: &mut PgConnection,
+) -> Result<Option<i64>, DbError> {
+    let place = || Place::Postgres(url.to_owned());
+    check_schema(place, connection).await?;
+    let is_begun = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
+    let is_begun: bool = connection.fetch_one(is_begun).await?.try_get(0)?;
+    if !is_begun {
+        return Ok(None);
+    }
+    let last: Option<i64> = connection.fetch_one(APPLIED).await?.try_get(0)?;
+    last.map(|last| known(place(), last)).transpose()
+}
+
+fn known(place: Place, last: i64) -> Result<i64, DbError> {
+    match last > LAST {
+        true => Err(DbError::Newer {
+            place,
+            migration: last,
+        }),
+        false => Ok(last),
+    }
+}
+
 async fn run<C: Migrate>(steps: &[Step], connection: &mut C) -> Result<(), MigrateError> {
     let steps = steps.iter().map(|(number, name, sql)| {
         let sql = sql.into_sql_str();

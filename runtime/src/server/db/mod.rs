@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod card;
+pub mod copy;
 pub mod fact;
 pub mod flow;
 pub mod flow_run;
@@ -200,6 +201,18 @@ impl Db {
             Place::Postgres(url) => Kept::Postgres(Postgres::open(url).await?),
         };
         Ok(Self { kept, memory })
+    }
+
+    /// Returns the last migration that a database has; none if there is nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// Refuses what is something else, and what a newer waft made.
+    pub async fn migration(place: &Place) -> Result<Option<i64>, DbError> {
+        match place {
+            Place::File(file) => sqlite::last_migration(file).await,
+            Place::Postgres(url) => postgres::last_migration(url).await,
+        }
     }
 
     /// Runs a closure in a transaction and answers once what it wrote is durable.

@@ -151,6 +151,15 @@ impl Postgres {
     }
 }
 
+/// Returns the last migration that a database has; none if there is nothing yet.
+pub(super) async fn last_migration(url: &str) -> Result<Option<i64>, DbError> {
+    let connected = options(url)?.connect().await;
+    let mut connection = connected.map_err(|error| unopened(url, error))?;
+    let last = migration::last_of_postgres(url, &mut connection).await?;
+    connection.close().await?;
+    Ok(last)
+}
+
 /// Runs a closure once; of an error says whether it may go well the next time.
 async fn once<T, E, F>(writers: &PgPool, act: F, memory: &Memory) -> Result<T, (E, bool)>
 where

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions as _, SqlitePool};
+use sqlx::{ConnectOptions as _, Connection as _, SqlitePool};
 
 use super::memory::Memory;
 use super::tx::{Tx, args};
@@ -16,7 +16,7 @@ use super::{DbError, migration};
 /// Connections for reading at one time; each is a thread of the driver.
 const READERS: u32 = 4;
 /// How long a statement waits for another process that writes, such as `waft server token`.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The oldest SQLite without the bug that could lose a write-ahead log.
 const OLDEST: (u32, u32, u32) = (3, 51, 3);
 /// The code of an error when the disk is full.
@@ -86,6 +86,19 @@ impl Sqlite {
             drop(tokio::time::timeout(BUSY_TIMEOUT, closing).await);
         }
     }
+}
+
+/// Returns the last migration that a file has; none if it is not there, or empty.
+pub(super) async fn last_migration(path: &Path) -> Result<Option<i64>, DbError> {
+    let length = path.metadata().map_or(0, |meta| meta.len());
+    if length == 0 {
+        return Ok(None);
+    }
+    let connected = options(path).create_if_missing(false).connect().await;
+    let mut connection = connected.map_err(|error| unopened(path, error))?;
+    let last = migration::last_of_file(path, &mut connection).await?;
+    connection.close().await?;
+    Ok(Some(last))
 }
 
 fn options(path: &Path) -> SqliteConnectOptions {
