@@ -24,7 +24,7 @@ use waft::wire::{
 
 use crate::kit::postgres;
 use crate::kit::program::{Process, WAFT, free_port, lines, lines_of};
-use crate::kit::proxy::Proxy;
+use crate::kit::proxy::{Proxy, Weather};
 use crate::kit::witness::{Witness, code, patient};
 use crate::kit::world::{self, PROJECT};
 use crate::server::registration;
@@ -51,8 +51,12 @@ struct Agent {
 
 impl Fleet {
     async fn start(count: usize, lease: Duration) -> Self {
+        Self::of(postgres::place().await, count, lease).await
+    }
+
+    async fn of(place: Place, count: usize, lease: Duration) -> Self {
         let mut fleet = Self {
-            place: postgres::place().await,
+            place,
             lease,
             servers: Vec::new(),
             clients: Vec::new(),
@@ -61,11 +65,7 @@ impl Fleet {
         for _ in 0..count {
             fleet.start_server().await;
         }
-        let project = NewProject {
-            name: "demo".to_owned(),
-            description: String::new(),
-        };
-        fleet.clients[0].create_project(&project).await.unwrap();
+        fleet.clients[0].create_project(&demo()).await.unwrap();
         fleet
     }
 
@@ -170,6 +170,13 @@ impl Fleet {
     }
 }
 
+fn demo() -> NewProject {
+    NewProject {
+        name: "demo".to_owned(),
+        description: String::new(),
+    }
+}
+
 fn lease_of(run: &ClaimedRun) -> LeaseKey {
     LeaseKey {
         flow_run_id: run.flow_run_id,
@@ -220,6 +227,52 @@ async fn a_line_between_servers_that_is_lost_is_opened_anew_and_everything_looke
         });
         assert_eq!(polled.unwrap()[0].flow_run_id, id);
     }
+}
+
+/// Who calls is told to come again, and all is well once it is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_away_is_nobodys_end() {
+    let Place::Postgres(url) = postgres::place().await else {
+        unreachable!()
+    };
+    let (server, name) = url.split_once('@').unwrap().1.split_once('/').unwrap();
+    let way = Proxy::open(server.parse().unwrap()).await;
+    let own = way.url().replace("http://", "postgres://waft@");
+    let place = Place::Postgres(format!("{own}/{name}"));
+    let fleet = Fleet::of(place, 1, LEASE).await;
+    fleet.register("etl").await;
+    let agent = fleet.agent(0, "mira").await;
+    // As agents do: one that was refused in passing asks again.
+    let polls = async {
+        loop {
+            match fleet.poll(0, &agent, 30).await {
+                Ok(claimed) if !claimed.is_empty() => return claimed,
+                Ok(_) => {}
+                Err(refused) => assert!(refused.is_passing(), "{refused}"),
+            }
+        }
+    };
+    let (claimed, id) = tokio::join!(polls, async {
+        fleet.waits(0, 1).await;
+        way.turns(Weather::Cut);
+        for _ in 0..3 {
+            assert_eq!(
+                code(fleet.clients[0].create_project(&demo()).await),
+                "database-away"
+            );
+        }
+        way.turns(Weather::Clear);
+        let back = async {
+            while fleet.clients[0]
+                .list_projects(&ListQuery::default())
+                .await
+                .is_err()
+            {}
+        };
+        patient("the database to be back", back).await;
+        fleet.create(0).await
+    });
+    assert_eq!(claimed[0].flow_run_id, id);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

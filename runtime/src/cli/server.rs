@@ -29,7 +29,7 @@ pub(super) const RESULTS_KEEP: Millis = Millis(server::RESULTS_KEEP.as_millis() 
 /// How long they are kept at least.
 const RESULTS_KEEP_MIN: Millis = Millis(server::RESULTS_KEEP_MIN.as_millis() as u64);
 
-/// Starts a server, or makes a token for it on its own machine.
+/// Starts a server, and looks after its database.
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
     /// Starts a server; prints one line when it is ready, and goes on until it is interrupted.

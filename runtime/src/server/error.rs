@@ -111,6 +111,8 @@ codes! {
     Raced = "raced", CONFLICT;
     /// The disk of the database is full.
     StorageFull = "storage-full", INSUFFICIENT_STORAGE;
+    /// The server cannot reach its database.
+    DatabaseAway = "database-away", SERVICE_UNAVAILABLE;
     /// The server is on its way down.
     Closing = "closing", SERVICE_UNAVAILABLE;
     /// Our fault; the log says more.
@@ -167,6 +169,11 @@ impl From<DbError> for ApiError {
                 "nothing was written: the disk of the server is full",
             ),
             DbError::Closed => Self::new(Code::Closing, "the server is on its way down"),
+            DbError::Away(why) => {
+                let error = &why as &dyn std::error::Error;
+                tracing::warn!(error, "the database is away");
+                Self::new(Code::DatabaseAway, "the server cannot reach its database")
+            }
             DbError::Raced => Self::new(Code::Raced, "another change came first; try again"),
             other => {
                 tracing::error!(

@@ -133,6 +133,9 @@ pub enum DbError {
     /// Another transaction changed the same run first; nothing of this one was written.
     #[error("another change came first")]
     Raced,
+    /// The database cannot be reached, or goes down or comes up. What was to be written may have been.
+    #[error("the database is away")]
+    Away(#[source] sqlx::Error),
     /// The server is on its way down.
     #[error("the database is closed")]
     Closed,
@@ -157,6 +160,7 @@ impl From<sqlx::Error> for DbError {
             _ if matches!(code.as_deref(), Some(sqlite::FULL | postgres::FULL)) => Self::Full,
             _ if code.as_deref().is_some_and(postgres::is_raced) => Self::Raced,
             sqlx::Error::PoolClosed => Self::Closed,
+            _ if postgres::is_away(&error) => Self::Away(error),
             _ => Self::Broken(error),
         }
     }

@@ -222,6 +222,21 @@ pub(super) fn is_raced(code: &str) -> bool {
     [SERIALIZATION_FAILURE, DEADLOCK_DETECTED, LOCK_NOT_AVAILABLE].contains(&code)
 }
 
+/// Tells whether an error says that the database cannot be reached, or not yet, or no more.
+pub(super) fn is_away(error: &sqlx::Error) -> bool {
+    match error {
+        // The driver reads the end of a connection that is being opened as an answer without sense.
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::Protocol(_) => true,
+        // Its class 08 is about connections, 53300 says that it has too many, 57P0 that it goes down or
+        // comes up.
+        sqlx::Error::Database(inner) => inner.code().is_some_and(|code| {
+            code.len() == 5 && (code.starts_with("08") || code.starts_with("57P0"))
+                || code == "53300"
+        }),
+        _ => false,
+    }
+}
+
 /// Tells whether a statement that failed in this way may go well in another transaction: others were in
 /// the way, or the connection was lost.
 pub(super) fn is_passing(error: &sqlx::Error) -> bool {
