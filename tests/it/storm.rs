@@ -5,6 +5,7 @@
 //! `WAFT_STORM_SEED` throws the dice of an earlier one.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -73,13 +74,25 @@ struct Sailor {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_on_a_server_with_its_file() {
+    println!("{}", storm(Processes::start(LEASE).await).await);
+}
+
+/// Whoever knew a server that dies is led to the other one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_on_two_servers_of_one_postgres() {
+    let world = Processes::start_on_postgres(LEASE, 2).await;
+    println!("{}", storm(world).await);
+}
+
+/// Lets it rage, and checks what it has left; answers with what it was like.
+async fn storm(mut world: Processes) -> String {
     let size = Size::of_environment();
     let mut dice = StdRng::seed_from_u64(size.seed);
-    let mut world = Processes::start(LEASE).await;
     world.register("storm").await;
     let mut crew = Vec::new();
     for nth in 0..AGENTS {
-        crew.push(Sailor::new(&world, format!("agent-{nth}")).await);
+        let server = world.address(nth % world.servers());
+        crew.push(Sailor::new(&world, format!("agent-{nth}"), server).await);
     }
     let asked = tokio::spawn(ask(world.client.clone(), size.runs, size.faults));
     world.until_polling("agent-0").await;
@@ -92,12 +105,19 @@ async fn a_storm_on_a_server_with_its_file() {
         for sailor in &mut crew {
             sailor.passes(&world);
         }
-        let sailor = &mut crew[dice.random_range(0..AGENTS)];
+        let whose = dice.random_range(0..AGENTS);
+        let sailor = &mut crew[whose];
         let fault = match dice.random_range(0..10) {
             0..2 => {
-                world.kill_server();
+                let nth = whose % world.servers();
+                world.kill_nth(nth);
+                for sailor in &crew {
+                    sailor
+                        .way
+                        .leads_to(world.address((nth + 1) % world.servers()));
+                }
                 tokio::time::sleep(Duration::from_millis(dice.random_range(0..500))).await;
-                world.start_server().await;
+                world.start_nth(nth).await;
                 "server killed".to_owned()
             }
             2..4 => {
@@ -132,26 +152,26 @@ async fn a_storm_on_a_server_with_its_file() {
     let (report, mut wrong) = Report::of(&world, &asked, &runs).await;
     wrong.extend(ghost.taken);
     let stale = ghost.tried;
-    println!(
+    let told = format!(
         "seed {}: {faults:?}; {report:?}; {stale} stale reports tried",
         size.seed
     );
     assert!(stale > 0, "nothing stale was tried");
-    let (count, told) = (wrong.len(), wrong.iter().take(TOLD_MAX));
+    let (count, first) = (wrong.len(), wrong.iter().take(TOLD_MAX));
     assert!(
         wrong.is_empty(),
-        "the storm of seed {} did harm to {count} runs:\n{}",
-        size.seed,
-        told.map(String::as_str).collect::<Vec<_>>().join("\n")
+        "it did harm to {count} runs: {told}\n{}",
+        first.map(String::as_str).collect::<Vec<_>>().join("\n")
     );
+    told
 }
 
 impl Sailor {
-    async fn new(world: &Processes, name: String) -> Self {
+    async fn new(world: &Processes, name: String, server: SocketAddr) -> Self {
         let mut sailor = Self {
             name,
             process: None,
-            way: Proxy::open(world.address()).await,
+            way: Proxy::open(server).await,
             wretched: 0,
         };
         sailor.starts_anew(world);

@@ -15,6 +15,7 @@ use waft::client::Client;
 use waft::storage::Root;
 use waft::wire::NewProject;
 
+use super::postgres;
 use super::witness::{Witness, patient};
 use super::world::{PROJECT, registration};
 
@@ -23,13 +24,16 @@ pub(crate) const WAFT: &str = env!("CARGO_BIN_EXE_waft");
 /// How often something is looked for that gives no sign by itself.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// A server and agents of one `WAFT_HOME`, each a process.
+/// A server, or several of one PostgreSQL, and agents of one `WAFT_HOME`, each a process.
 pub(crate) struct Processes {
     witness: Witness,
-    listen: SocketAddr,
+    /// Where the servers listen.
+    listen: Vec<SocketAddr>,
     lease: String,
     token: String,
-    server: Option<Process>,
+    /// The URL of the database; a file of the home if there is none.
+    db: Option<String>,
+    servers: Vec<Option<Process>>,
     folder: TempDir,
 }
 
@@ -39,22 +43,36 @@ pub(crate) struct Process(Child);
 impl Processes {
     /// Starts a server, and makes the project of all stories.
     pub(crate) async fn start(lease: Duration) -> Self {
+        Self::start_with(lease, None, 1).await
+    }
+
+    /// Starts several servers of one PostgreSQL.
+    pub(crate) async fn start_on_postgres(lease: Duration, servers: usize) -> Self {
+        let db = postgres::shared().await.database().await;
+        Self::start_with(lease, Some(db), servers).await
+    }
+
+    async fn start_with(lease: Duration, db: Option<String>, servers: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("out")).unwrap();
         std::fs::create_dir(folder.path().join("data")).unwrap();
-        let listen = free_port();
+        let listen: Vec<_> = (0..servers).map(|_| free_port()).collect();
         let mut all = Self {
             witness: Witness {
-                client: Client::new(&format!("http://{listen}"), None).unwrap(),
+                client: Client::new(&format!("http://{}", listen[0]), None).unwrap(),
             },
             listen,
             lease: format!("{}s", lease.as_secs()),
             token: String::new(),
-            server: None,
+            db,
+            servers: (0..servers).map(|_| None).collect(),
             folder,
         };
-        all.start_server().await;
-        let token = all.waft(["server", "token"]).output().unwrap();
+        for nth in 0..servers {
+            all.start_nth(nth).await;
+        }
+        let mut token = all.waft(["server", "token"]);
+        let token = token.args(all.db_words()).output().unwrap();
         assert!(token.status.success(), "{token:?}");
         let token = String::from_utf8(token.stdout).unwrap().trim().to_owned();
         all.token.clone_from(&token);
@@ -69,7 +87,12 @@ impl Processes {
 
     /// Starts the server, or starts it again on the same database and address.
     pub(crate) async fn start_server(&mut self) {
-        let listen = self.listen.to_string();
+        self.start_nth(0).await;
+    }
+
+    /// Starts one of the servers.
+    pub(crate) async fn start_nth(&mut self, nth: usize) {
+        let listen = self.listen[nth].to_string();
         let mut command = self.waft([
             "server",
             "start",
@@ -83,8 +106,9 @@ impl Processes {
             .create(true)
             .append(true)
             .open(self.server_log());
-        self.server = Some(Process::spawn(command.stderr(log.unwrap())));
-        let client = &self.client;
+        command.args(self.db_words());
+        self.servers[nth] = Some(Process::spawn(command.stderr(log.unwrap())));
+        let client = Client::new(&format!("http://{listen}"), None).unwrap();
         let up = async {
             while client.health().await.is_err() {
                 tokio::time::sleep(LOOK).await;
@@ -98,9 +122,21 @@ impl Processes {
         self.folder.path().join("server.log")
     }
 
+    fn db_words(&self) -> Vec<String> {
+        let words = self.db.iter();
+        words
+            .flat_map(|url| ["--db".to_owned(), url.clone()])
+            .collect()
+    }
+
     /// Kills the server with `kill -9`.
     pub(crate) fn kill_server(&mut self) {
-        drop(self.server.take());
+        self.kill_nth(0);
+    }
+
+    /// Kills one of the servers.
+    pub(crate) fn kill_nth(&mut self, nth: usize) {
+        drop(self.servers[nth].take());
     }
 
     /// Starts an agent that lets guests see `/out`, and read `/data`.
@@ -156,9 +192,14 @@ impl Processes {
         self.folder.path()
     }
 
-    /// Returns where the server listens.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.listen
+    /// Returns where one of the servers listens.
+    pub(crate) fn address(&self, nth: usize) -> SocketAddr {
+        self.listen[nth]
+    }
+
+    /// Returns how many servers there are.
+    pub(crate) fn servers(&self) -> usize {
+        self.listen.len()
     }
 
     /// Returns the token of the first user.
