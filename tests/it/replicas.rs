@@ -25,7 +25,7 @@ use waft::wire::{
 use crate::kit::postgres;
 use crate::kit::program::{Process, WAFT, free_port, lines, lines_of};
 use crate::kit::proxy::{Proxy, Weather};
-use crate::kit::witness::{Witness, code, patient};
+use crate::kit::witness::{Witness, code, epoch_faults, patient};
 use crate::kit::world::{self, PROJECT};
 use crate::server::registration;
 use crate::storm;
@@ -612,7 +612,7 @@ async fn kill_9_of_one_server_of_three_loses_nothing_and_doubles_nothing() {
         assert_eq!(count(Event::Succeed, true), STEPS);
         assert_eq!(count(Event::Claim, false), run.claims as usize);
         losses += count(Event::Lose, false);
-        let mut wrong = storm::epoch_faults(&steps);
+        let mut wrong = epoch_faults(&steps);
         wrong.extend(storm::doubled(*id, &steps, &storm::begun(&lines_of(&log))));
         let story = witness.story(*id).await;
         assert!(wrong.is_empty(), "{}\n{story}", wrong.join("\n"));

@@ -26,7 +26,7 @@ use waft::wire::{
 
 use crate::kit::program::{Process, Processes, lines_of};
 use crate::kit::proxy::{Proxy, Weather};
-use crate::kit::witness::{history_faults, new_run};
+use crate::kit::witness::{epoch_faults, history_faults, new_run};
 
 const LEASE: Duration = Duration::from_secs(3);
 /// Beats that an agent is frozen or cut off: three leases, so that it has lost what it had.
@@ -448,38 +448,6 @@ pub(crate) fn doubled(
         }
     }
     wrong
-}
-
-/// Lists writes that were taken from somebody whose lease was another's by then.
-pub(crate) fn epoch_faults(history: &[Transition]) -> Vec<String> {
-    let mut wrong = Vec::new();
-    let (mut epoch, mut holder) = (0, None);
-    for step in history {
-        if step.event == Some(Event::Claim) {
-            if step.epoch != epoch + 1 {
-                wrong.push(format!(
-                    "step {}: a claim of epoch {}",
-                    step.number, step.epoch
-                ));
-            }
-            (epoch, holder) = (step.epoch, Some(&step.by));
-        } else if step.epoch < epoch {
-            wrong.push(format!(
-                "step {}: `{}` wrote under epoch {}, it was {epoch}",
-                step.number, step.by, step.epoch
-            ));
-        } else if is_agent(&step.by) && Some(&step.by) != holder {
-            wrong.push(format!(
-                "step {}: `{}` wrote, the run was {holder:?}'s",
-                step.number, step.by
-            ));
-        }
-    }
-    wrong
-}
-
-fn is_agent(name: &str) -> bool {
-    name == GHOST || name.starts_with("agent-")
 }
 
 fn setting<T: FromStr>(name: &str) -> Option<T> {

@@ -52,6 +52,37 @@ impl Cache {
         })
     }
 
+    /// Copies what git knows of this clone into a folder of the cache, and returns the places of the copy.
+    pub(crate) fn copy_of_clone(&self, name: &str) -> Result<Self> {
+        let copy = self.folder.join(name);
+        if copy.exists() {
+            fs::remove_dir_all(&copy).with_context(|| format!("removing `{}`", copy.display()))?;
+        }
+        let listed = Command::new("git")
+            .current_dir(&self.repository)
+            .args([
+                "ls-files",
+                "-z",
+                "--cached",
+                "--others",
+                "--exclude-standard",
+            ])
+            .output()
+            .context("starting `git ls-files`")?;
+        let listed = String::from_utf8(listed.stdout).context("a file name that is no text")?;
+        for name in listed.split_terminator('\0') {
+            let (from, to) = (self.repository.join(name), copy.join(name));
+            fs::create_dir_all(to.parent().context("a file without a folder")?)?;
+            fs::copy(&from, &to).with_context(|| format!("copying `{}`", from.display()))?;
+        }
+        Ok(Self {
+            repository: copy,
+            folder: self.folder.clone(),
+            target: self.target.clone(),
+            guest_target: self.guest_target.clone(),
+        })
+    }
+
     /// Takes both target folders for this clone, until the answer is dropped.
     ///
     /// Clones build one after the other, and each forgets what the one before compiled of its own

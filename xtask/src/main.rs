@@ -14,6 +14,7 @@ mod check;
 mod debian;
 mod demo;
 mod guests;
+mod mutants;
 mod say;
 mod servers;
 mod stage;
@@ -37,6 +38,7 @@ usage: cargo xtask COMMAND
   guests         compile examples and test guests, and print where they lie, as lines for a shell
   servers        install the storage servers and the PostgreSQL that tests use, and print where they lie
   bench [NAME]   measure the promises of speed
+  mutants [WORD] plant faults in a copy of the sources, one by one, and see that the tests catch each
 
 Target folders and tools lie in $WAFT_CACHE, else $XDG_CACHE_HOME/waft, else ~/.cache/waft.
 CARGO_TARGET_DIR is respected. WAFT_GUEST_TOOLCHAIN=debian takes the toolchain of Debian's
@@ -67,6 +69,7 @@ fn run(words: &[&str]) -> Result<ExitCode> {
         ["servers"] => servers::print(&Cache::open()?)?,
         ["test"] => return check::run(&Cache::open()?),
         ["bench", names @ ..] => check::bench(&Cache::open()?, names)?,
+        ["mutants", words @ ..] => mutants::run(&Cache::open()?, words)?,
         ["demo"] => demo::run(&Cache::open()?, false)?,
         ["demo", "--stay"] => demo::run(&Cache::open()?, true)?,
         _ => bail!(

@@ -17,9 +17,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::lease::{Hold, Lease};
 use super::lock::SessionNote;
-use super::session::{Session, say_hello};
+use super::session::{Session, is_final, say_hello};
 use super::spool::Spool;
-use crate::client::{Client, ClientError, Refused};
+use crate::client::{Client, Refused};
 use crate::model::run::{CardContent, Happening};
 use crate::wire::{NewSession, Report, ReportBatch};
 
@@ -52,6 +52,7 @@ enum Waiting {
 struct Told {
     lease: Arc<Lease>,
     report: Report,
+    is_spooled: bool,
     /// With the last report of a run: its lease is held until the server knows the end.
     _hold: Option<Hold>,
 }
@@ -86,6 +87,7 @@ impl Reports {
         place.send(Waiting::Report(Box::new(Told {
             lease,
             report,
+            is_spooled: false,
             _hold: hold,
         })));
     }
@@ -106,7 +108,6 @@ pub(crate) async fn deliver(queue: Queue, session: &Session, spool: Spool) {
         queue: queue.0,
         waiting: VecDeque::new(),
         spool,
-        spooled: 0,
     };
     while let Some(batch) = delivery.next_batch().await {
         let settled = settle(&batch, session);
@@ -127,9 +128,8 @@ pub(crate) async fn deliver(queue: Queue, session: &Session, spool: Spool) {
 struct Delivery {
     queue: mpsc::Receiver<Waiting>,
     waiting: VecDeque<Waiting>,
+    /// What it holds is at the front of those that wait.
     spool: Spool,
-    /// How many of those that wait, from the front, are in the spool.
-    spooled: usize,
 }
 
 impl Delivery {
@@ -143,52 +143,64 @@ impl Delivery {
         {
             self.waiting.push_back(more);
         }
-        if self.waiting.is_empty() {
-            return None;
+        match self.waiting.is_empty() {
+            true => None,
+            false => Some(next_batch(&mut self.waiting)),
         }
-        let before = self.waiting.len();
-        let batch = next_batch(&mut self.waiting);
-        let taken = before - self.waiting.len();
-        self.spooled = self.spooled.saturating_sub(taken);
-        Some(batch)
     }
 
     /// Writes down what waits and what is told meanwhile, until it is dropped since the server answers.
+    ///
+    /// The disk is waited for on this thread: nothing else is done here before the server answers.
     async fn outlast(&mut self, batch: &[Told]) -> Infallible {
-        let waiting = self.waiting.iter().filter_map(Waiting::report);
-        let mut kept = self
-            .spool
-            .keep(batch.iter().map(|told| &told.report).chain(waiting));
-        self.spooled = self.waiting.len();
-        let mut more = Vec::new();
+        let mut fresh: Vec<_> = batch
+            .iter()
+            .filter(|told| !told.is_spooled)
+            .map(|told| &told.report)
+            .collect();
         loop {
-            if let Err(error) = &kept {
-                tracing::warn!(error = %error, "the spool could not be written: reports wait in memory only");
-            }
-            if kept.is_err() || self.spool.is_full() {
+            if self.spool.is_full() {
                 return std::future::pending().await;
             }
+            let waiting = self.waiting.iter().filter_map(Waiting::told);
+            let unspooled = waiting
+                .filter(|told| !told.is_spooled)
+                .map(|told| &told.report);
+            if let Err(error) = self.spool.keep(fresh.drain(..).chain(unspooled)) {
+                tracing::warn!(error = %error, "the spool cannot be written: reports wait in memory only");
+                return std::future::pending().await;
+            }
+            for told in self.waiting.iter_mut().filter_map(Waiting::told_mut) {
+                told.is_spooled = true;
+            }
+            let mut more = Vec::new();
             if self.queue.recv_many(&mut more, BATCH_REPORTS_MAX).await == 0 {
                 return std::future::pending().await;
             }
-            kept = self.spool.keep(more.iter().filter_map(Waiting::report));
-            self.waiting.extend(more.drain(..));
-            self.spooled = self.waiting.len();
+            self.waiting.extend(more);
         }
     }
 
     /// A batch is settled: the spool goes once nothing in it waits any more.
     fn settled(&mut self) {
-        if self.spooled == 0 && self.spool.is_open() {
+        let first = self.waiting.iter().find_map(Waiting::told);
+        if self.spool.is_open() && !first.is_some_and(|told| told.is_spooled) {
             self.spool.clear();
         }
     }
 }
 
 impl Waiting {
-    fn report(&self) -> Option<&Report> {
+    fn told(&self) -> Option<&Told> {
         match self {
-            Self::Report(told) => Some(&told.report),
+            Self::Report(told) => Some(told),
+            Self::Flush(_) => None,
+        }
+    }
+
+    fn told_mut(&mut self) -> Option<&mut Told> {
+        match self {
+            Self::Report(told) => Some(told),
             Self::Flush(_) => None,
         }
     }
@@ -228,13 +240,15 @@ pub(crate) async fn deliver_left(
             };
             match client.report(&batch).await {
                 Ok(_) => continue,
-                Err(ClientError::Refused(refused)) if reports.len() == 1 => {
+                Err(error) if !is_final(&error) => {
+                    return Err(error).context("cannot deliver the spool");
+                }
+                Err(refused) if reports.len() == 1 => {
                     let run = reports[0].lease.flow_run_id;
                     tracing::error!(run.id = %run, error = %refused, "given up: the server refuses a report of the spool");
                     continue;
                 }
-                Err(ClientError::Refused(_)) => {}
-                Err(error) => return Err(error).context("cannot deliver the spool"),
+                Err(_) => {}
             }
         }
         let second = reports.split_off(reports.len() / 2);

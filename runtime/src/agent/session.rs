@@ -388,7 +388,6 @@ pub(crate) fn abilities() -> BTreeSet<String> {
 }
 
 /// Says hello in this protocol, and to a server that is too old for it in the one before.
-/// Says hello, to a server of the protocol before this one as well.
 pub(super) async fn say_hello(
     client: &Client,
     hello: NewSession,
@@ -420,6 +419,11 @@ fn older(mut hello: NewSession) -> NewSession {
 /// Tells whether the two sides understand each other: this protocol, or the one before.
 const fn is_spoken(protocol: u32) -> bool {
     protocol == PROTOCOL || protocol + 1 == PROTOCOL
+}
+
+/// Tells whether trying again gives the same answer.
+pub(super) fn is_final(error: &ClientError) -> bool {
+    matches!(trouble(error.clone()), Trouble::Refused(_))
 }
 
 fn trouble(error: ClientError) -> Trouble {

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
@@ -49,7 +49,8 @@ impl Spool {
     ///
     /// # Errors
     ///
-    /// Fails if the disk does not take them: the reports are in memory still.
+    /// Fails if the disk does not take them, and forgets what it holds: a half-written line would hide all
+    /// that follows. The reports are in memory still.
     pub(crate) fn keep<'a>(
         &mut self,
         reports: impl IntoIterator<Item = &'a Report>,
@@ -59,12 +60,20 @@ impl Spool {
             serde_json::to_writer(&mut lines, report)?;
             lines.push(b'\n');
         }
+        let written = self.write(&lines);
+        match &written {
+            Ok(()) => self.bytes += lines.len() as u64,
+            Err(_) => self.clear(),
+        }
+        written
+    }
+
+    fn write(&mut self, lines: &[u8]) -> std::io::Result<()> {
         let file = match &mut self.file {
             Some(file) => file,
-            none => none.insert(File::create(&self.path)?),
+            none => none.insert(private(&self.path)?),
         };
-        file.write_all(&lines)?;
-        self.bytes += lines.len() as u64;
+        file.write_all(lines)?;
         file.sync_data()
     }
 
@@ -100,5 +109,78 @@ impl Spool {
             }
         }
         Ok(reports)
+    }
+}
+
+/// Makes a file anew that nobody else of this machine may read: logs are in it.
+fn private(path: &Path) -> std::io::Result<File> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::model::id::FlowRunId;
+    use crate::model::run::Happening;
+    use crate::wire::LeaseKey;
+
+    fn report(number: u64) -> Report {
+        Report {
+            lease: LeaseKey {
+                flow_run_id: FlowRunId::at(0, 1),
+                epoch: 1,
+            },
+            number,
+            at: Timestamp::UNIX_EPOCH,
+            what: Happening::Preparing {
+                message: "compiling".to_owned(),
+            },
+        }
+    }
+
+    fn numbers(spool: &Spool) -> Vec<u64> {
+        let left = spool.left().unwrap();
+        left.iter().map(|report| report.number).collect()
+    }
+
+    #[test]
+    fn the_next_process_reads_what_is_whole_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mira.spool");
+        let mut spool = Spool::at(path.clone());
+        spool.keep(&[report(1), report(2)]).unwrap();
+        spool.keep(&[report(3)]).unwrap();
+        let mut file = File::options().append(true).open(&path).unwrap();
+        file.write_all(b"{\"lease\":").unwrap();
+        let mut next = Spool::at(path.clone());
+        assert_eq!(numbers(&next), [1, 2, 3]);
+        next.clear();
+        assert!(numbers(&next).is_empty() && !path.exists());
+    }
+
+    #[test]
+    fn a_disk_that_takes_nothing_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut spool = Spool::at(folder.path().join("away/mira.spool"));
+        assert!(spool.keep(&[report(1)]).is_err());
+        assert!(!spool.is_open() && numbers(&spool).is_empty());
+    }
+
+    #[test]
+    fn it_is_full_at_its_bound_and_empty_when_cleared() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut spool = Spool::at(folder.path().join("mira.spool"));
+        spool.bytes = BYTES_MAX - 1;
+        assert!(!spool.is_full());
+        spool.keep(&[report(1)]).unwrap();
+        assert!(spool.is_full());
+        spool.clear();
+        assert!(!spool.is_full());
     }
 }

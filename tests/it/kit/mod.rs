@@ -13,9 +13,18 @@ pub(crate) mod world;
 
 use std::path::Path;
 
+use tempfile::TempDir;
+
 /// Returns the root of the repository.
 pub(crate) fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("the package `waft` lies in a folder of the repository")
+}
+
+/// Makes a folder in memory where the system has one, for databases that need not outlive a loss of power.
+pub(crate) fn memory_folder() -> TempDir {
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .unwrap()
 }

@@ -1,6 +1,6 @@
 //! Who watches runs from outside, through the API alone, and can tell their story.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use waft::client::{Client, ClientError};
 use waft::config::Access;
 use waft::model::id::FlowRunId;
 use waft::model::run::{TaskRun, TaskRunKey};
-use waft::model::state::State;
+use waft::model::state::{Event, State};
 use waft::storage::{Results, Root};
 use waft::wire::{FlowRun, ListQuery, LogQuery, NewFlowRun, Transition, WatchQuery};
 
@@ -318,6 +318,38 @@ pub(crate) fn history_faults(steps: &[Transition], end: State) -> Vec<String> {
         faults.push(format!("the run is {end}, its history ends with {last:?}"));
     }
     faults
+}
+
+/// Lists writes that were taken from somebody whose lease was another's by then.
+pub(crate) fn epoch_faults(history: &[Transition]) -> Vec<String> {
+    let claims = history
+        .iter()
+        .filter(|step| step.event == Some(Event::Claim));
+    let claimers: HashSet<_> = claims.map(|step| &step.by).collect();
+    let mut wrong = Vec::new();
+    let (mut epoch, mut holder) = (0, None);
+    for step in history {
+        if step.event == Some(Event::Claim) {
+            if step.epoch != epoch + 1 {
+                wrong.push(format!(
+                    "step {}: a claim of epoch {}",
+                    step.number, step.epoch
+                ));
+            }
+            (epoch, holder) = (step.epoch, Some(&step.by));
+        } else if step.epoch < epoch {
+            wrong.push(format!(
+                "step {}: `{}` wrote under epoch {}, it was {epoch}",
+                step.number, step.by, step.epoch
+            ));
+        } else if claimers.contains(&step.by) && Some(&step.by) != holder {
+            wrong.push(format!(
+                "step {}: `{}` wrote, the run was {holder:?}'s",
+                step.number, step.by
+            ));
+        }
+    }
+    wrong
 }
 
 /// Asks for a run of a flow.

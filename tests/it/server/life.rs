@@ -2,7 +2,7 @@
 
 use super::*;
 
-use waft::model::run::{Level, LogLine};
+use waft::model::run::{Card, CardContent, Level, LogLine};
 use waft::wire::{Listen, LogQuery, Renewal, WatchQuery};
 
 /// For calls in one process.
@@ -74,6 +74,38 @@ async fn a_run_is_told_from_its_making_to_its_end() {
         .map(|line| line.line.text.as_str())
         .collect();
     assert_eq!((texts, logs.is_end), (vec!["hello", "bye"], true));
+}
+
+#[tokio::test]
+async fn of_cards_of_one_title_in_a_batch_the_last_is_shown() {
+    let world = World::new().await;
+    world.register("etl").await;
+    let run = world.create("etl").await;
+    let agent = world.agent("mira").await;
+    let lease = claim(&agent).await;
+    let card = |done| Happening::Card {
+        card: Card {
+            task_run: TaskRunKey {
+                task: "fetch".to_owned(),
+                map_index: None,
+            },
+            title: "progress".to_owned(),
+            content: CardContent::Progress {
+                done,
+                total: 3,
+                message: String::new(),
+            },
+        },
+    };
+    let mut happenings = vec![flow(Event::Start), task("fetch", Event::Start)];
+    happenings.extend((1..=3).map(card));
+    agent.tell(lease, happenings).await;
+    let cards = world.client.cards(run.id).await.unwrap();
+    assert_eq!(cards.items.len(), 1);
+    assert!(matches!(
+        cards.items[0].content,
+        CardContent::Progress { done: 3, .. }
+    ));
 }
 
 #[tokio::test]
@@ -646,6 +678,7 @@ async fn everything_is_there_after_a_restart() {
     let (app, _) = open(&place, clock).await;
     let client = Client::in_process(server::router(&app), Some(token));
     let world = World {
+        token: None,
         app,
         client,
         clock: test,

@@ -7,6 +7,7 @@ mod api;
 mod claims;
 mod fleet;
 mod life;
+mod model;
 mod overlap;
 mod port;
 mod retention;
@@ -38,8 +39,8 @@ use waft::wire::{
     PROTOCOL, Poll, Registration, Report, ReportBatch, Reported, ResumeQuery, Slots, Transition,
 };
 
-use crate::kit::postgres;
 use crate::kit::world::server_panics;
+use crate::kit::{memory_folder, postgres};
 
 pub(crate) const LEASE: Duration = Duration::from_secs(30);
 const ROOT: &str = "file:///flows";
@@ -53,6 +54,7 @@ pub(crate) struct World {
     pub(crate) app: App,
     pub(crate) client: Client,
     clock: TestClock,
+    token: Option<String>,
     _folder: tempfile::TempDir,
     _house: House,
 }
@@ -75,10 +77,10 @@ impl World {
     }
 
     async fn with(clock: Clock, test: TestClock) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = memory_folder();
         let place = place(&folder).await;
         let (app, token) = open(&place, clock).await;
-        let client = Client::in_process(server::router(&app), token);
+        let client = Client::in_process(server::router(&app), token.clone());
         let project = NewProject {
             name: "demo".to_owned(),
             description: String::new(),
@@ -88,10 +90,18 @@ impl World {
             app,
             client,
             clock: test,
+            token,
             place,
             _folder: folder,
             _house: House,
         }
+    }
+
+    /// Ends the server and starts it anew on its database.
+    async fn restart(&mut self, clock: Clock) {
+        let (app, _) = open(&self.place, clock).await;
+        self.client = Client::in_process(server::router(&app), self.token.clone());
+        self.app = app;
     }
 
     /// Registers a flow of two tasks, `fetch` and `report`, in `demo`.

@@ -71,7 +71,8 @@ struct Sheet<'a> {
     changed_runs: BTreeSet<FlowRunId>,
     changed_tasks: BTreeSet<Key>,
     lines: Vec<Vec<Arg>>,
-    cards: Vec<Vec<Arg>>,
+    /// The last of each title: a statement may write a row once.
+    cards: BTreeMap<(Key, String), Card>,
     used: Used,
     released: BTreeSet<FlowRunId>,
     delivered: BTreeSet<FlowRunId>,
@@ -138,7 +139,7 @@ impl<'a> Sheet<'a> {
             changed_runs: BTreeSet::new(),
             changed_tasks: BTreeSet::new(),
             lines: Vec::new(),
-            cards: Vec::new(),
+            cards: BTreeMap::new(),
             used: Used::default(),
             released: BTreeSet::new(),
             delivered: BTreeSet::new(),
@@ -325,7 +326,8 @@ impl<'a> Sheet<'a> {
             return false;
         };
         card.title = cut(&card.title, TITLE_BYTES_MAX);
-        self.cards.push(card::row(id, place, card));
+        let key = (id, place, card.task_run.map_index);
+        self.cards.insert((key, card.title.clone()), card);
         true
     }
 
@@ -364,7 +366,9 @@ impl<'a> Sheet<'a> {
         }
         flow_run::apply(tx, runs).await?;
         log_line::add(tx, self.lines).await?;
-        card::put(tx, self.cards).await?;
+        let cards = self.cards.into_iter();
+        let cards = cards.map(|(((run, task, _), _), card)| card::row(run, task, card));
+        card::put(tx, cards.collect()).await?;
         segment::touch(tx, memory, self.used, self.now).await?;
         self.outcome.touched = self.changed_runs.into_iter().collect();
         self.outcome.lost = self.lost.into_iter().collect();

@@ -1,0 +1,369 @@
+//! A model of a fleet: agents that are only played, a network that repeats and delays, a server that starts
+//! anew, people who change their minds, and time by hand. Dice with a seed say what happens next; afterwards
+//! every history has to be legal, and nothing finished may have been done again.
+//!
+//! `WAFT_MODEL_SEEDS` sets how many games are played, `WAFT_MODEL_SEED` plays one of them again.
+
+use std::collections::{HashSet, VecDeque};
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use waft::model::limit::LOST_MAX;
+use waft::wire::Renewal;
+
+use super::*;
+use crate::kit::witness::{epoch_faults, history_faults};
+
+/// Things that happen in one game before it is calm.
+const STEPS: u32 = 300;
+/// Rounds of calm after which everything must be over.
+const CALM: u32 = 200;
+const TASKS: [&str; 2] = ["fetch", "report"];
+/// Runs of one agent.
+const SLOTS: usize = 3;
+
+struct Game {
+    world: World,
+    clock: Clock,
+    dice: StdRng,
+    crew: Vec<Sailor>,
+    runs: Vec<FlowRunId>,
+    /// Task runs whose end the server has taken.
+    finished: HashSet<(FlowRunId, &'static str)>,
+    faults: Vec<String>,
+}
+
+/// An agent that keeps to the rules: it works while its lease is good, and tells in order.
+struct Sailor {
+    agent: Agent,
+    name: String,
+    works: Vec<Work>,
+    outbox: VecDeque<Report>,
+    /// What was sent, and may arrive again.
+    sent: Vec<Vec<Report>>,
+}
+
+struct Work {
+    lease: LeaseKey,
+    /// Until when it may work, by its own clock.
+    good_until: Timestamp,
+    reports: u64,
+    left: VecDeque<Step>,
+}
+
+#[derive(Clone, Copy)]
+enum Step {
+    Begin,
+    Start(&'static str),
+    Finish(&'static str),
+    End(Event),
+}
+
+#[tokio::test]
+async fn games_of_a_fleet_end_well() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let seeds = match number("WAFT_MODEL_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("WAFT_MODEL_SEEDS").unwrap_or(if ON_POSTGRES { 10 } else { 500 }),
+    };
+    for seed in seeds {
+        let mut game = Game::new(seed).await;
+        for _ in 0..STEPS {
+            game.step().await;
+        }
+        let faults = game.end().await;
+        assert!(faults.is_empty(), "game {seed}:\n{}", faults.join("\n"));
+    }
+}
+
+impl Game {
+    async fn new(seed: u64) -> Self {
+        let (clock, test) = Clock::test("2026-03-01T00:00:00Z".parse().unwrap());
+        let world = World::with(clock.clone(), test).await;
+        world.register("etl").await;
+        let mut crew = Vec::new();
+        for name in ["mira", "nas", "pi"] {
+            crew.push(Sailor {
+                agent: world.agent(name).await,
+                name: name.to_owned(),
+                works: Vec::new(),
+                outbox: VecDeque::new(),
+                sent: Vec::new(),
+            });
+        }
+        Self {
+            world,
+            clock,
+            dice: StdRng::seed_from_u64(seed),
+            crew,
+            runs: Vec::new(),
+            finished: HashSet::new(),
+            faults: Vec::new(),
+        }
+    }
+
+    /// Lets one thing happen.
+    async fn step(&mut self) {
+        let who = self.dice.random_range(0..self.crew.len());
+        match self.dice.random_range(0..100) {
+            0..10 => self.create().await,
+            10..30 => self.poll(who).await,
+            30..60 => self.work(who),
+            60..75 => self.deliver(who).await,
+            75..80 => self.deliver_again(who).await,
+            80..86 => self.renew(who).await,
+            86..91 => {
+                let seconds = self.dice.random_range(1..15);
+                self.world.clock.pass(Duration::from_secs(seconds));
+            }
+            91..95 => drop(self.world.rescue().await),
+            95..97 => self.die(who).await,
+            97..98 => self.restart().await,
+            _ => self.cancel().await,
+        }
+    }
+
+    /// Asks for a run, or for one that was asked for before.
+    async fn create(&mut self) {
+        let mut new = new_run("etl");
+        let key = self.dice.random_range(0..40);
+        new.idempotency_key = Some(format!("key-{key}"));
+        let id = self.world.try_create(&new).await.unwrap().id;
+        if !self.runs.contains(&id) {
+            self.runs.push(id);
+        }
+    }
+
+    async fn poll(&mut self, who: usize) {
+        let now = self.clock.now();
+        let sailor = &mut self.crew[who];
+        let free = SLOTS.saturating_sub(sailor.works.len()) as u32;
+        let (client, session_id) = (&self.world.client, sailor.agent.session);
+        let poll = Poll {
+            session_id,
+            free_slots: free,
+            wait_seconds: 0,
+        };
+        if free == 0 {
+            return;
+        }
+        for claimed in client.poll(&poll).await.unwrap().flow_runs {
+            let is_over = |task: &str| {
+                let own = claimed.task_runs.iter().find(|run| run.task == task);
+                own.is_some_and(|run| run.state.is_over())
+            };
+            let mut left = VecDeque::from([Step::Begin]);
+            for task in TASKS.into_iter().filter(|task| !is_over(task)) {
+                left.extend([Step::Start(task), Step::Finish(task)]);
+            }
+            let end = if self.dice.random_bool(0.9) {
+                Event::Succeed
+            } else {
+                Event::Fail
+            };
+            left.push_back(Step::End(end));
+            sailor.works.push(Work {
+                lease: lease(&claimed),
+                good_until: now + LEASE * 4 / 5,
+                reports: 0,
+                left,
+            });
+        }
+    }
+
+    /// Goes one step on with a run whose lease is good, by the agent's clock.
+    fn work(&mut self, who: usize) {
+        let now = self.clock.now();
+        let sailor = &mut self.crew[who];
+        // Whose lease is not good any more is stopped.
+        sailor.works.retain(|work| work.good_until > now);
+        if sailor.works.is_empty() {
+            return;
+        }
+        let nth = self.dice.random_range(0..sailor.works.len());
+        let work = &mut sailor.works[nth];
+        let id = work.lease.flow_run_id;
+        let Some(step) = work.left.pop_front() else {
+            return;
+        };
+        let what = match step {
+            Step::Begin => flow(Event::Start),
+            Step::Start(name) => {
+                if self.finished.contains(&(id, name)) {
+                    let name = &sailor.name;
+                    self.faults
+                        .push(format!("run {id}: `{name}` does again what is finished"));
+                }
+                task(name, Event::Start)
+            }
+            Step::Finish(name) => task(name, Event::Succeed),
+            Step::End(event) => flow(event),
+        };
+        work.reports += 1;
+        sailor.outbox.push_back(Report {
+            lease: work.lease,
+            number: work.reports,
+            at: now,
+            what,
+        });
+        if work.left.is_empty() {
+            sailor.works.remove(nth);
+        }
+    }
+
+    /// Sends what waits, or some of it; now and then the answer is lost.
+    async fn deliver(&mut self, who: usize) {
+        let sailor = &mut self.crew[who];
+        if sailor.outbox.is_empty() {
+            return;
+        }
+        let count = self.dice.random_range(1..=sailor.outbox.len());
+        let reports: Vec<_> = sailor.outbox.drain(..count).collect();
+        sailor.sent.push(reports.clone());
+        let is_heard = self.send(who, reports.clone()).await;
+        if !is_heard || self.dice.random_bool(0.2) {
+            for report in reports.into_iter().rev() {
+                self.crew[who].outbox.push_front(report);
+            }
+        }
+    }
+
+    /// Lets something arrive once more that was sent at some time.
+    async fn deliver_again(&mut self, who: usize) {
+        let sent = &self.crew[who].sent;
+        if !sent.is_empty() {
+            let nth = self.dice.random_range(0..sent.len());
+            let reports = sent[nth].clone();
+            self.send(who, reports).await;
+        }
+    }
+
+    /// Sends reports, and follows the answer; answers whether there was one.
+    async fn send(&mut self, who: usize, reports: Vec<Report>) -> bool {
+        let sailor = &mut self.crew[who];
+        let batch = ReportBatch {
+            session_id: sailor.agent.session,
+            reports: reports.clone(),
+        };
+        let Ok(answer) = self.world.client.report(&batch).await else {
+            return false;
+        };
+        for report in &reports {
+            if let Happening::TaskRun(moved) = &report.what
+                && moved.event == Event::Succeed
+                && !answer.lost.contains(&report.lease)
+            {
+                let name = TASKS.into_iter().find(|task| *task == moved.task_run.task);
+                self.finished
+                    .insert((report.lease.flow_run_id, name.unwrap()));
+            }
+        }
+        let gone = |lease: &LeaseKey| answer.lost.contains(lease) || answer.lapsed.contains(lease);
+        sailor.works.retain(|work| !gone(&work.lease));
+        sailor
+            .outbox
+            .retain(|report| !answer.lost.contains(&report.lease));
+        true
+    }
+
+    async fn renew(&mut self, who: usize) {
+        let now = self.clock.now();
+        let sailor = &mut self.crew[who];
+        let renewal = Renewal {
+            session_id: sailor.agent.session,
+            leases: sailor.works.iter().map(|work| work.lease).collect(),
+        };
+        let renewed = self.world.client.renew(&renewal, LEASE).await.unwrap();
+        let gone =
+            |lease: &LeaseKey| renewed.lost.contains(lease) || renewed.lapsed.contains(lease);
+        sailor.works.retain(|work| !gone(&work.lease));
+        for work in sailor.works.iter_mut().filter(|work| work.good_until > now) {
+            work.good_until = now + LEASE * 4 / 5;
+        }
+    }
+
+    /// Kills an agent and starts it anew; what it had to tell is lost, unless the network has it.
+    async fn die(&mut self, who: usize) {
+        let sailor = &mut self.crew[who];
+        sailor.agent = match self.dice.random_bool(0.5) {
+            true => self.world.agent_after(&sailor.name, &sailor.agent).await,
+            false => self.world.agent(&sailor.name).await,
+        };
+        sailor.works.clear();
+        sailor.outbox.clear();
+    }
+
+    /// Starts the server anew, after its death.
+    async fn restart(&mut self) {
+        self.world.restart(self.clock.clone()).await;
+        server::duty::rescuer::extend(&self.world.app)
+            .await
+            .unwrap();
+    }
+
+    async fn cancel(&mut self) {
+        if !self.runs.is_empty() {
+            let nth = self.dice.random_range(0..self.runs.len());
+            // One that is over refuses.
+            let _ = self.world.client.cancel(self.runs[nth]).await;
+        }
+    }
+
+    /// Tells whether all these runs are over, and forgets those that are.
+    async fn are_over(&self, open: &mut Vec<FlowRunId>) -> bool {
+        while let Some(id) = open.last() {
+            if !self.world.run(*id).await.state.is_over() {
+                return false;
+            }
+            open.pop();
+        }
+        true
+    }
+
+    /// Lets everybody finish, and lists what is wrong.
+    async fn end(mut self) -> Vec<String> {
+        let mut open = self.runs.clone();
+        for _ in 0..CALM {
+            if self.are_over(&mut open).await {
+                break;
+            }
+            for who in 0..self.crew.len() {
+                self.renew(who).await;
+                self.poll(who).await;
+                for _ in 0..2 * SLOTS {
+                    self.work(who);
+                }
+                let all: Vec<_> = self.crew[who].outbox.drain(..).collect();
+                if !all.is_empty() {
+                    self.send(who, all).await;
+                }
+            }
+            self.world.clock.pass(Duration::from_secs(1));
+            self.world.rescue().await;
+        }
+        for id in std::mem::take(&mut self.runs) {
+            let run = self.world.run(id).await;
+            let history = self.world.history(id).await;
+            let mut wrong = history_faults(&history, run.state);
+            wrong.extend(epoch_faults(&history));
+            let lost = history
+                .iter()
+                .filter(|step| step.event == Some(Event::Lose))
+                .count();
+            let is_good = match run.state {
+                State::Success | State::Failed | State::Cancelled => true,
+                State::Crashed => lost >= LOST_MAX as usize,
+                _ => false,
+            };
+            if !is_good {
+                wrong.push(format!("it is {} after {lost} losses", run.state));
+            }
+            if !wrong.is_empty() {
+                let story = self.world.story(id).await;
+                self.faults
+                    .push(format!("run {id}: {}\n{story}", wrong.join("; ")));
+            }
+        }
+        self.faults
+    }
+}
