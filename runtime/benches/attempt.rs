@@ -208,6 +208,7 @@ impl Bench {
                 loop_value: None,
                 scheduled_at: jiff::Timestamp::UNIX_EPOCH,
                 idempotency_key: "key".to_owned(),
+                approval: None,
             },
             parameters: Arc::clone(&self.parameters),
             grants: Grants::default(),

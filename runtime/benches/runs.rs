@@ -70,6 +70,7 @@ async fn measure(cores: usize) {
         lease: Duration::from_secs(30),
         hosts: Vec::new(),
         results_keep: server::RESULTS_KEEP,
+        runs_keep: server::RUNS_KEEP,
         clock: Clock::default(),
     })
     .await

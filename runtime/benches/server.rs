@@ -191,6 +191,7 @@ fn settings(folder: &tempfile::TempDir) -> ServerSettings {
         lease: Duration::from_secs(30),
         hosts: Vec::new(),
         results_keep: server::RESULTS_KEEP,
+        runs_keep: server::RUNS_KEEP,
         clock: Clock::default(),
     }
 }
@@ -251,6 +252,7 @@ fn flow(event: Event) -> Happening {
         message: String::new(),
         code: None,
         result: None,
+        delay_ms: 0,
     })
 }
 

@@ -61,6 +61,7 @@ async fn run(arguments: Vec<String>) -> anyhow::Result<String> {
         db: folder.path().join("server.db").into(),
         lease: Duration::from_secs(30),
         results_keep: RESULTS_KEEP,
+        runs_keep: server::RUNS_KEEP,
         hosts: Vec::new(),
         clock: Clock::default(),
     })

@@ -21,9 +21,9 @@ use crate::model::id::{FlowRunId, TokenId};
 use crate::model::run::{Card, TaskRun};
 use crate::wire::{
     Agent, Claims, Deletions, ErrorBody, Explanation, FlowRun, Health, Leave, ListQuery, Listen,
-    LogPage, LogQuery, MadeToken, NewDrain, NewFlowRun, NewProject, NewSession, NewToken, Orders,
-    Orphans, Page, Poll, Project, Registered, Registration, Renewal, Renewed, ReportBatch,
-    Reported, Session, Sighted, Slots, Token, Transition, WatchQuery,
+    LogPage, LogQuery, MadeToken, NewDecision, NewDrain, NewFlowRun, NewProject, NewRetry,
+    NewSession, NewToken, Orders, Orphans, Page, Poll, Project, Registered, Registration, Renewal,
+    Renewed, ReportBatch, Reported, Session, Sighted, Slots, Token, Transition, WatchQuery,
 };
 
 pub use error::{ClientError, Refused, Unreachable, Unreadable};
@@ -295,6 +295,30 @@ impl Client {
             format!("/api/flow-runs/{id}/cancel"),
         ))
         .await
+    }
+
+    /// Makes a new run in the place of one that is over.
+    ///
+    /// # Errors
+    ///
+    /// `flow-run-unknown`, `state-wrong`, `flow-archived`, `parameters-bad`.
+    pub async fn retry(&self, id: FlowRunId, retry: &NewRetry) -> Result<FlowRun, ClientError> {
+        let path = format!("/api/flow-runs/{id}/retry");
+        self.call(Call::post(path, retry)).await
+    }
+
+    /// Decides about task runs of a run that wait for a person.
+    ///
+    /// # Errors
+    ///
+    /// `flow-run-unknown`, `task-unknown`, `flow-run-not-paused`, `flow-run-over`, `state-wrong`.
+    pub async fn decide(
+        &self,
+        id: FlowRunId,
+        decision: &NewDecision,
+    ) -> Result<FlowRun, ClientError> {
+        let path = format!("/api/flow-runs/{id}/decide");
+        self.call(Call::post(path, decision)).await
     }
 
     /// Deletes a run that is not at work.

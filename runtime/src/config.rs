@@ -58,6 +58,8 @@ pub struct Settings {
     pub flows: Flows,
     /// Where outputs are kept.
     pub results: Results,
+    /// Runs on the server.
+    pub runs: Runs,
     /// How storages are reached.
     pub storage: Storage,
     /// How flows are compiled.
@@ -175,6 +177,14 @@ pub struct Results {
     /// A storage root; `$WAFT_HOME/results` unless given.
     pub root: Option<String>,
     /// How long `waft server start` and `waft up` have results kept after their last use.
+    pub keep: Option<Millis>,
+}
+
+/// The section `[runs]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Runs {
+    /// How long `waft server start` and `waft up` keep runs that are over.
     pub keep: Option<Millis>,
 }
 
@@ -612,6 +622,8 @@ mod tests {
             [results]
             root = "file:///r"
             keep = "7d"
+            [runs]
+            keep = "30d"
             [build]
             rustc = "rustc"
             path = "/p"

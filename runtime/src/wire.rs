@@ -6,6 +6,7 @@
 
 mod agent;
 mod change;
+mod decision;
 mod segment;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use crate::model::state::{Event, State};
 
 pub use self::agent::{Agent, AgentRun, Drain, NewDrain, Rest};
 pub use self::change::{ResumeQuery, Slots};
+pub use self::decision::{Cancelled, Decided, NewDecision, NewRetry};
 pub use self::segment::{Deletions, KeptSegment, Orphans, Segment, Sighted};
 
 /// The protocol that agents and servers of this version speak; each accepts this and the one before.
@@ -70,6 +72,9 @@ pub struct ListQuery {
     /// Only in this state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
+    /// Only runs that are due and late; pages may be shorter than asked for.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub late: bool,
     /// Objects in a page, 1 to 200; 50 unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
@@ -283,6 +288,9 @@ pub struct FlowRun {
     pub created_at: Timestamp,
     /// When it is or was due.
     pub scheduled_at: Timestamp,
+    /// When an agent may take it, or could for the last time: later than it was due where it waits for a
+    /// later attempt.
+    pub due_at: Timestamp,
     /// When its first attempt began.
     pub started_at: Option<Timestamp>,
     /// When it was over.
@@ -293,6 +301,9 @@ pub struct FlowRun {
     pub agent: Option<String>,
     /// Where its result is kept.
     pub result: Option<ResultRef>,
+    /// Whether it has been due for so long that an agent should have taken it.
+    #[serde(default)]
+    pub is_late: bool,
     /// Until when its result is kept; some time later it is deleted.
     #[serde(default)]
     pub result_until: Option<Timestamp>,
@@ -300,6 +311,9 @@ pub struct FlowRun {
     pub transition: u32,
     /// The name of the clock that made it; none if somebody asked for it.
     pub clock: Option<String>,
+    /// The run that it retries, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_of: Option<FlowRunId>,
 }
 
 /// One step of a history.
@@ -573,6 +587,13 @@ pub struct ClaimedRun {
     pub lost: u32,
     /// Task runs of an earlier claim: those that are over are not executed again.
     pub task_runs: Vec<TaskRun>,
+    /// Milliseconds since its start that do not count, since it waited for a person.
+    #[serde(default)]
+    pub stood_still_ms: u64,
+    /// Whether the server takes the run back while all that is left of it waits: for long, by a Rest, or for
+    /// a person, by a Pause. A server that knows neither says nothing here.
+    #[serde(default)]
+    pub is_taken_back: bool,
 }
 
 /// An agent renews its leases.
@@ -632,6 +653,9 @@ pub struct Orders {
     /// Segments of results to delete, under roots that the agent offers: nobody needs them any more.
     #[serde(default)]
     pub delete: Vec<Segment>,
+    /// What people have decided about task runs; said until it is reported that it was heard.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub decisions: Vec<Decided>,
     /// That the agent takes no more runs and ends; said until it does, under protocol 2 and later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,

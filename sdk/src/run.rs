@@ -1,6 +1,6 @@
 //! What a task may know about the run it is part of. Needs no grant.
 
-pub use crate::bindings::waft::flow::run::Info;
+pub use crate::bindings::waft::flow::run::{Approval, Info};
 use crate::bindings::waft::flow::types::NamedValue;
 use crate::text::joined;
 use crate::{FromValue, Signal};
@@ -56,6 +56,33 @@ pub fn idempotency_key() -> String {
 /// Answers when the run was due: microseconds since 1970, UTC.
 pub fn scheduled_at_us() -> i64 {
     current().scheduled_at_us
+}
+
+/// Answers who let this task run go on after it had paused; none if nobody was asked yet.
+///
+/// After [`Signal::pause`] the task is attempted again as soon as a person approves, and finds here that it
+/// was: a task that only asks once begins with this. One whose trigger is `manual_only` finds it too.
+///
+/// ```
+/// use waft_sdk::{prelude::*, testing};
+///
+/// #[task]
+/// fn publish(page: String) -> TaskResult<String> {
+///     match run::approval() {
+///         None => Err(Signal::pause(format!("publish `{page}`?"))),
+///         Some(approval) => Ok(format!("`{page}` was published for {}", approval.by)),
+///     }
+/// }
+///
+/// assert_eq!(publish::run("news".into()), Err(Signal::pause("publish `news`?")));
+/// testing::approve("ada", "looks good");
+/// assert_eq!(publish::run("news".into()).unwrap(), "`news` was published for ada");
+/// ```
+pub fn approval() -> Option<Approval> {
+    #[cfg(target_arch = "wasm32")]
+    return crate::bindings::waft::flow::run::approved();
+    #[cfg(not(target_arch = "wasm32"))]
+    return crate::testing::approval();
 }
 
 /// Reads a parameter of the flow run, its default filled in; none if the flow has no such parameter.

@@ -63,7 +63,8 @@ pub enum Signal {
         /// How long to wait; none follows the retries of the task.
         after: Option<Duration>,
     },
-    /// Waits for a person's approval. Part of the contract; hosts of version 0.1 refuse it.
+    /// Waits for a person's approval, and is then attempted again: [`run::approval`](crate::run::approval)
+    /// says by whom. Takes no retry, and no slot while it waits.
     Pause(String),
     /// Ends this iteration; the next one starts in a fresh sandbox with this value.
     Loop(Value),
@@ -118,6 +119,13 @@ impl Signal {
             message: message.into(),
             after: Some(delay),
         }
+    }
+
+    /// Waits for a person, who is shown the reason; see [`run::approval`](crate::run::approval).
+    ///
+    /// Tasks that do not hang on this one go on meanwhile. A person who declines ends it as Failed.
+    pub fn pause(reason: impl Into<String>) -> Self {
+        Self::Pause(reason.into())
     }
 
     /// Starts the next iteration, which reads the value with [`run::loop_value`](crate::run::loop_value).

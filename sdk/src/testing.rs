@@ -25,7 +25,7 @@
 use crate::bindings::waft::flow::types::NamedValue;
 use crate::http::{Error as HttpError, Request, Response};
 use crate::log::Level;
-use crate::run::Info;
+use crate::run::{Approval, Info};
 use crate::secrets::Error as SecretError;
 use crate::value::IntoValue;
 use crate::{Flow, definition};
@@ -37,6 +37,7 @@ thread_local! {
 
 struct Fakes {
     info: Info,
+    approval: Option<Approval>,
     parameters: Vec<NamedValue>,
     secrets: Vec<(String, String)>,
     answers: Vec<(String, Response)>,
@@ -59,6 +60,7 @@ impl Fakes {
                 scheduled_at_us: 0,
                 idempotency_key: "test-run/test".to_string(),
             },
+            approval: None,
             parameters: Vec::new(),
             secrets: Vec::new(),
             answers: Vec::new(),
@@ -146,6 +148,16 @@ pub fn set_run(change: impl FnOnce(&mut Info)) {
     FAKES.with_borrow_mut(|fakes| change(&mut fakes.info));
 }
 
+/// Lets a person approve: [`run::approval`](crate::run::approval) answers so from now on.
+pub fn approve(by: &str, reason: &str) {
+    let approval = Approval {
+        by: by.to_string(),
+        reason: reason.to_string(),
+        at_us: 0,
+    };
+    FAKES.with_borrow_mut(|fakes| fakes.approval = Some(approval));
+}
+
 /// Sets a parameter of the flow run.
 ///
 /// # Panics
@@ -191,6 +203,10 @@ pub fn cards() -> Vec<Card> {
 
 pub(crate) fn current() -> Info {
     FAKES.with_borrow(|fakes| fakes.info.clone())
+}
+
+pub(crate) fn approval() -> Option<Approval> {
+    FAKES.with_borrow(|fakes| fakes.approval.clone())
 }
 
 pub(crate) fn parameters() -> Vec<NamedValue> {

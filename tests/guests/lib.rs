@@ -1,7 +1,10 @@
-//! What the guests that speak the contract by hand share. Each guest is an `[[example]]` of this package.
+//! What guests share. Each guest is an `[[example]]` of this package.
 //!
-//! Used by the rude guests that lie when they are asked what they are; those that only misbehave in a task
-//! are written with the SDK like any flow.
+//! Most of it is for those that speak the contract by hand: the rude guests that lie when they are asked
+//! what they are. Those that only misbehave in a task are written with the SDK like any flow.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 
 use waft_sdk::bindings::exports::waft::flow::{definition, tasks};
 use waft_sdk::bindings::waft::flow::types::{NamedValue, Value};
@@ -46,6 +49,17 @@ macro_rules! liar {
         type Component = $crate::Raw<Guest>;
         waft_sdk::bindings::export!(Component);
     };
+}
+
+/// Leaves a line in `/out/log`.
+///
+/// # Errors
+///
+/// Those of the file.
+pub fn note(line: &str) -> io::Result<()> {
+    let mut log = OpenOptions::new();
+    let mut log = log.create(true).append(true).open("/out/log")?;
+    log.write_all(format!("{line}\n").as_bytes())
 }
 
 /// A flow with these tasks and edges, and nothing else.

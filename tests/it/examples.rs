@@ -22,6 +22,19 @@ fn hello_greets() {
     assert!(ran.talk.contains("greet | greeting Ada"), "{}", ran.talk);
 }
 
+#[test]
+fn approval_asks_before_it_publishes() {
+    let home = tempfile::tempdir().unwrap();
+    let ran = run(home.path(), "approval", &["--yes"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.talk);
+    assert_eq!(ran.object["result"], "There will be maintenance tonight.");
+    assert_eq!(ran.object["tasks"][1]["attempts"], 2);
+    let ran = run(home.path(), "approval", &[]);
+    assert_eq!(ran.code, Some(3), "{}", ran.talk);
+    assert_eq!(ran.object["state"], "Cancelled");
+    assert_eq!(ran.object["result"], Value::Null);
+}
+
 /// The main job on real input: this repository's own lock file.
 #[test]
 fn lockfile_reports_a_real_lock_file() {

@@ -38,3 +38,4 @@ mod server_on_postgres;
 mod storages;
 mod storm;
 mod tidy;
+mod waits;

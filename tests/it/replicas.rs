@@ -76,6 +76,7 @@ impl Fleet {
             lease: self.lease,
             hosts: Vec::new(),
             results_keep: server::RESULTS_KEEP,
+            runs_keep: server::RUNS_KEEP,
             clock: Clock::default(),
         });
         let running = running.await.unwrap();

@@ -293,6 +293,7 @@ async fn haunt(client: Client, mut is_calm: watch::Receiver<bool>) -> Ghost {
                 message: "boo".to_owned(),
                 code: None,
                 result: None,
+                delay_ms: 0,
             });
             let report = WireReport {
                 lease,

@@ -84,7 +84,9 @@ async fn run(agent: &Agent, claimed: ClaimedRun, ready: Ready, lease: &Arc<Lease
             }
         }
     };
-    let run = agent.runner.run(job(claimed, ready), lease.orders(), tell);
+    let run = agent
+        .runner
+        .run(job(claimed, ready, lease), lease.orders(), tell);
     let (ended, ()) = tokio::join!(run, pass_on);
     let FlowRunMoved { event, code, .. } = &ended.moved;
     if let Some(error) = &ended.away {
@@ -98,12 +100,13 @@ async fn run(agent: &Agent, claimed: ClaimedRun, ready: Ready, lease: &Arc<Lease
     match (event, code) {
         (Event::Lose, Some(_)) if lease.is_good() => ended.moved,
         (Event::Lose, _) => given_up(lease),
+        (Event::Rest | Event::Pause, _) if !lease.is_good() => given_up(lease),
         _ => ended.moved,
     }
 }
 
 /// Puts a claim and its component together into what the runner takes.
-fn job(claimed: ClaimedRun, ready: Ready) -> Job {
+fn job(claimed: ClaimedRun, ready: Ready, lease: &Lease) -> Job {
     Job {
         flow_run_id: claimed.flow_run_id,
         project: claimed.project,
@@ -114,8 +117,11 @@ fn job(claimed: ClaimedRun, ready: Ready) -> Job {
         scheduled_at: claimed.scheduled_at,
         started_at: claimed.started_at,
         timeout_ms: Some(claimed.timeout_ms),
+        stood_still_ms: claimed.stood_still_ms,
         lost: claimed.lost,
         earlier: claimed.task_runs,
+        is_taken_back: claimed.is_taken_back,
+        decisions: lease.decisions(),
     }
 }
 
@@ -192,5 +198,6 @@ fn end(event: Event, code: &str, message: impl Into<String>) -> FlowRunMoved {
         message: message.into(),
         code: Some(code.to_owned()),
         result: None,
+        delay_ms: 0,
     }
 }

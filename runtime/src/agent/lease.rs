@@ -6,18 +6,20 @@
 //! Losing a lease stops the run's attempts; the server's epoch check is the second lock on the same
 //! door.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use jiff::Timestamp;
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::session::Session;
 use crate::clock::{Clock, Monotonic};
-use crate::runner::Order;
-use crate::wire::{LeaseKey, Renewal, Renewed};
+use crate::model::run::{Decision, TaskRunKey};
+use crate::runner::{Decisions, Order};
+use crate::wire::{Decided, LeaseKey, Renewal, Renewed};
 
 /// Renewals that may fail in a row before a lease runs out, with a margin.
 const RENEWALS_PER_LEASE: u32 = 3;
@@ -43,6 +45,16 @@ pub(crate) struct Lease {
     orders: watch::Sender<Order>,
     standing: Mutex<Standing>,
     reports: AtomicU64,
+    decisions: mpsc::UnboundedSender<(TaskRunKey, Decision)>,
+    heard: Mutex<Heard>,
+}
+
+/// What people have decided about a run, as far as it is known here.
+struct Heard {
+    /// To be taken by who executes the run.
+    decisions: Option<Decisions>,
+    /// What was passed on: the server says it until it is told that it was heard.
+    known: HashSet<(TaskRunKey, Timestamp)>,
 }
 
 /// How good a lease is.
@@ -81,8 +93,14 @@ impl Leases {
     pub(crate) fn hold(self: &Arc<Self>, key: LeaseKey, claimed: Monotonic) -> Hold {
         let now = self.clock.monotonic();
         let until = self.until(claimed.min(now));
+        let (sender, decisions) = mpsc::unbounded_channel();
         let lease = Arc::new(Lease {
             key,
+            decisions: sender,
+            heard: Mutex::new(Heard {
+                decisions: Some(decisions),
+                known: HashSet::new(),
+            }),
             orders: watch::Sender::new(Order::Go),
             standing: Mutex::new(Standing::Until(until)),
             reports: AtomicU64::new(0),
@@ -148,6 +166,12 @@ impl Leases {
             .is_some_and(|lease| lease.order(Order::Cancel))
     }
 
+    /// Passes on what a person has decided about a task run; says whether that is news here.
+    pub(crate) fn decide(&self, decided: Decided) -> bool {
+        self.find(decided.lease)
+            .is_some_and(|lease| lease.decide(decided.task_run, decided.decision))
+    }
+
     /// Stops everything at once, to give it back; what was finished is still delivered.
     ///
     /// The leases stay as good as they are, so that nobody takes it for a loss.
@@ -197,6 +221,20 @@ impl Lease {
     /// Returns the channel on which the run is told to stop.
     pub(crate) fn orders(&self) -> watch::Receiver<Order> {
         self.orders.subscribe()
+    }
+
+    /// Takes the channel on which the run is told what people decide; there is one for each claim.
+    pub(crate) fn decisions(&self) -> Decisions {
+        let taken = lock(&self.heard).decisions.take();
+        taken.unwrap_or_else(|| mpsc::unbounded_channel().1)
+    }
+
+    fn decide(&self, task_run: TaskRunKey, decision: Decision) -> bool {
+        let is_news = lock(&self.heard)
+            .known
+            .insert((task_run.clone(), decision.at));
+        // Who executes it may have ended by now: the server tells the next.
+        is_news && self.decisions.send((task_run, decision)).is_ok()
     }
 
     /// Tells whether the server gave the run to somebody else.

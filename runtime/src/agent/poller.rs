@@ -109,7 +109,12 @@ pub(super) async fn listen(agent: &Agent) {
                     .filter(|key| agent.leases.cancel(**key));
                 let is_news = cancelled.count() > 0;
                 // An empty answer is one that waited long enough.
-                let is_empty = orders.cancel.is_empty() && orders.drain.is_none();
+                let is_empty = orders.cancel.is_empty()
+                    && orders.decisions.is_empty()
+                    && orders.drain.is_none();
+                let decided = orders.decisions.into_iter();
+                let decided = decided.filter(|it| agent.leases.decide(it.clone()));
+                let is_news = decided.count() > 0 || is_news;
                 orders.drain.is_some_and(|drain| agent.obey(drain)) || is_news || is_empty
             }
             Err(refused) => {

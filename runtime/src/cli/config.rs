@@ -120,6 +120,7 @@ fn default(name: &str, call: &Call) -> Option<toml::Value> {
         "flows.defaults.storage.root" => call.config.storage_root().into(),
         "results.root" => call.config.results_root().into(),
         "results.keep" => server::RESULTS_KEEP.to_string().into(),
+        "runs.keep" => server::RUNS_KEEP.to_string().into(),
         _ => return None,
     })
 }

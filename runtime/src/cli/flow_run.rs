@@ -1,6 +1,9 @@
-//! `waft flow-run`: runs on a server. `create.rs` makes them; the rest looks at and stops them.
+//! `waft flow-run`: runs on a server. `create.rs` makes them, `approve.rs` lets them go on, `retry.rs` does
+//! them again; the rest looks at and stops them.
 
+mod approve;
 mod create;
+mod retry;
 mod show;
 
 use clap::{Args, Subcommand};
@@ -56,8 +59,23 @@ read from here; else `result` is null and `result_unavailable` says why.")]
         #[arg(long)]
         logs: bool,
     },
-    /// Stops a run.
-    Cancel(Which),
+    #[command(visible_alias = "resume")]
+    Approve(approve::Args),
+    Retry(retry::Args),
+    /// Stops a run, or every run of a flow.
+    #[command(after_help = "\
+With --flow, runs that its schedule has made for later stay: waft flow pause lets it rest.")]
+    Cancel {
+        /// The run's id.
+        #[arg(value_name = "ID", required_unless_present = "flow")]
+        id: Option<FlowRunId>,
+        /// Stops every run of this flow that is not over.
+        #[arg(long, value_name = "FLOW", conflicts_with = "id")]
+        flow: Option<String>,
+        /// Answers the question beforehand.
+        #[arg(long)]
+        yes: bool,
+    },
     /// Says why a run is where it is, and what would help.
     Explain(Which),
     /// Prints every transition of a run and its tasks, oldest first.
@@ -94,6 +112,9 @@ pub(super) struct ListArgs {
     /// Only in this state, such as `Running`.
     #[arg(long, value_parser = state)]
     state: Option<String>,
+    /// Only those that are late: due for half a minute, and taken by no agent.
+    #[arg(long)]
+    late: bool,
     /// How many at most.
     #[arg(long, default_value_t = 50, value_parser = count)]
     limit: usize,
@@ -106,6 +127,7 @@ impl ListArgs {
             flow: Some(flow),
             project: None,
             state,
+            late: false,
             limit,
         }
     }
@@ -120,7 +142,12 @@ pub(super) fn run(noun: Noun, call: &Call) -> Done {
             Verb::Show(which) => show::run(&client, which.id, call).await,
             Verb::Logs { which, follow } => logs(&client, which.id, follow, call).await,
             Verb::Watch { which, logs } => watch::follow(&client, which.id, logs, call).await,
-            Verb::Cancel(which) => cancel(&client, which.id, call).await,
+            Verb::Approve(args) => approve::run(&client, args, call).await,
+            Verb::Retry(args) => retry::run(&client, &args, call).await,
+            Verb::Cancel { id, flow, yes } => match (id, flow) {
+                (Some(id), _) => cancel(&client, id, call).await,
+                (None, flow) => cancel_all(&client, &flow.unwrap_or_default(), yes, call).await,
+            },
             Verb::Explain(which) => show::explain(&client, which.id, call).await,
             Verb::History(which) => show::history(&client, which.id, call).await,
             Verb::Delete { which, yes } => delete(&client, which.id, yes, call).await,
@@ -134,6 +161,7 @@ pub(super) async fn print_list(client: &Client, args: ListArgs, call: &Call) -> 
         project: args.project,
         flow: args.flow,
         state: args.state,
+        late: args.late,
         ..ListQuery::default()
     };
     let list = async |query: &ListQuery| client.list_flow_runs(query).await;
@@ -145,13 +173,17 @@ pub(super) async fn print_list(client: &Client, args: ListArgs, call: &Call) -> 
         .into_iter()
         .map(|run| {
             let took = words::millis_between(run.started_at, run.ended_at);
+            let message = match run.is_late {
+                true => "late".to_owned(),
+                false => run.message,
+            };
             vec![
                 run.id.to_string(),
                 format!("{}/{}", run.project, run.flow),
                 run.state.to_string(),
                 words::instant(run.scheduled_at),
                 took.map_or_else(|| "-".to_owned(), words::duration),
-                run.message,
+                message,
             ]
         })
         .collect();
@@ -202,6 +234,23 @@ async fn cancel(client: &Client, id: FlowRunId, call: &Call) -> Done {
         return call.output.json(&run);
     }
     call.output.note(format!("the run is {}", run.state));
+    Ok(())
+}
+
+async fn cancel_all(client: &Client, flow: &str, is_yes: bool, call: &Call) -> Done {
+    let found = client.flow(flow).await?;
+    let name = format!("{}/{}", found.project, found.name);
+    let question = format!("stop every run of `{name}` that is not over?");
+    call.output.ask(&question, is_yes, "nothing was stopped")?;
+    let cancelled = client.cancel_all(flow).await?;
+    if call.output.is_json() {
+        return call.output.json(&cancelled);
+    }
+    let runs = match cancelled.count {
+        1 => "1 run".to_owned(),
+        count => format!("{count} runs"),
+    };
+    call.output.note(format!("stopped {runs} of `{name}`"));
     Ok(())
 }
 

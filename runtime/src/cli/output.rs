@@ -157,22 +157,42 @@ impl Output {
         if is_yes {
             return Ok(());
         }
-        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        if !can_ask() {
             let why = format!("cannot ask without a terminal: {question}");
             return Err(Failure::usage(why).or_hint("add --yes to say yes beforehand"));
         }
-        write_err(&format!("{question} [y/N] "));
+        agreed(self.answer(question)?, if_no)
+    }
+
+    /// Asks the person at the terminal a question that is answered by yes or no, and waits for that.
+    ///
+    /// # Errors
+    ///
+    /// Fails if there is nothing to read from.
+    pub(crate) fn answer(&self, question: &str) -> io::Result<bool> {
+        self.live
+            .suspend(|| write_err(&format!("{question} [y/N] ")));
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer)?;
-        agreed(&answer, if_no)
+        Ok(is_agreed(&answer))
     }
 }
 
-fn agreed(answer: &str, if_no: &'static str) -> Done {
-    match answer.trim().to_lowercase().as_str() {
-        "y" | "yes" => Ok(()),
-        _ => Err(Failure::could(if_no)),
+/// Tells whether there is a person to be asked.
+#[must_use]
+pub(crate) fn can_ask() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
+fn agreed(is_agreed: bool, if_no: &'static str) -> Done {
+    match is_agreed {
+        true => Ok(()),
+        false => Err(Failure::could(if_no)),
     }
+}
+
+fn is_agreed(answer: &str) -> bool {
+    matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")
 }
 
 /// Tells whether standard input is a person at a terminal.
@@ -294,9 +314,9 @@ mod tests {
 
     #[test]
     fn a_no_is_a_command_that_did_not_do_it() {
-        assert!(agreed("Yes\n", "nothing was deleted").is_ok());
+        assert!(is_agreed("Yes\n"));
         for no in ["", "\n", "n\n", "yesterday\n"] {
-            let failure = agreed(no, "nothing was deleted").unwrap_err();
+            let failure = agreed(is_agreed(no), "nothing was deleted").unwrap_err();
             assert_eq!(failure.to_string(), "error: nothing was deleted");
             assert_eq!(failure.code(), 1);
         }

@@ -1,6 +1,9 @@
 //! `waft run`: a run here and now, without a server.
 
+mod asking;
+
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -21,9 +24,10 @@ use crate::model::limit::{Limits, TaskLimits};
 use crate::model::parameter::{Bound, bind};
 use crate::model::run::{Card, Happening, TaskRun, TaskRunKey, TaskRunMoved, denial_parts};
 use crate::model::state::{Event, State};
-use crate::runner::{Job, Order, RunEnd, Runner, Settings, Told};
+use crate::runner::{Decisions, Job, Order, RunEnd, Runner, Settings, Told};
 use crate::sandbox::{Powers, Sandbox};
 use crate::storage::{Results, TaskCache};
+use asking::{Asking, Questions};
 
 /// What may wait to be shown before the runner waits for the terminal.
 const TOLD_MAX: usize = 256;
@@ -46,6 +50,9 @@ pub(super) struct Args {
     given: Given,
     #[command(flatten)]
     powers: power::Flags,
+    /// Approves beforehand whatever waits for a person.
+    #[arg(long)]
+    yes: bool,
 }
 
 pub(super) fn run(args: &Args, call: &Call) -> Done {
@@ -62,12 +69,18 @@ pub(super) fn run(args: &Args, call: &Call) -> Done {
         let ceiling = args.powers.ceiling(call);
         check_allowed(definition, &powers, &ceiling)?;
         let runner = runner(sandbox, powers, ceiling, parallel, call)?;
-        let job = job(&component, parameters, call);
+        let (decide, decisions) = mpsc::unbounded_channel();
+        let job = job(&component, parameters, decisions, call);
         let (id, parameters) = (job.flow_run_id, job.parameters.clone());
         let mut story = Story::new(definition, call);
-        let end = carry_out(&runner, job, &mut story).await?;
+        let asking = Asking::new(decide, args.yes);
+        let (end, unasked) = carry_out(&runner, job, asking, &mut story, call).await?;
         story.ended_at = Some(call.clock.now());
-        tell_end(&component, id, parameters, story, &end, call)
+        let told = tell_end(&component, id, parameters, story, &end, call);
+        told.map_err(|failure| match unasked {
+            true => failure.or_hint("add --yes to approve beforehand, or run it on a terminal"),
+            false => failure,
+        })
     })
 }
 
@@ -131,7 +144,7 @@ fn runner(
     }))
 }
 
-fn job(component: &Component, parameters: Bound, call: &Call) -> Job {
+fn job(component: &Component, parameters: Bound, decisions: Decisions, call: &Call) -> Job {
     let now = call.clock.now();
     Job {
         flow_run_id: FlowRunId::at(now.as_microsecond(), rand::random()),
@@ -143,20 +156,34 @@ fn job(component: &Component, parameters: Bound, call: &Call) -> Job {
         scheduled_at: now,
         started_at: None,
         timeout_ms: None,
+        stood_still_ms: 0,
         lost: 0,
         earlier: Vec::new(),
+        is_taken_back: false,
+        decisions,
     }
 }
 
-/// Runs the job and listens to what happens; an interrupt cancels it, a second one leaves it.
-async fn carry_out(runner: &Runner, job: Job, story: &mut Story) -> Done<RunEnd> {
+/// Runs the job and listens to what happens; an interrupt cancels it, a second one leaves it. So does a
+/// question that nobody is there to answer, which is said beside the end.
+async fn carry_out(
+    runner: &Runner,
+    job: Job,
+    (asking, questions): (Asking, Questions),
+    story: &mut Story,
+    call: &Call,
+) -> Done<(RunEnd, bool)> {
     let (order, orders) = watch::channel(Order::Go);
     let (tell, mut told) = mpsc::channel(TOLD_MAX);
     let mut signals = Signals::new()?;
     let interrupted = twice_interrupted(async || signals.next().await, &order);
     let listen = async {
         while let Some(Told { at, what, settled }) = told.recv().await {
+            let question = question(&what);
             story.hear(at, what);
+            if let Some(question) = question {
+                let _ = questions.send(question);
+            }
             // Nothing survives this process that could make an attempt twice.
             if let Some(settled) = settled {
                 let _ = settled.send(());
@@ -164,12 +191,34 @@ async fn carry_out(runner: &Runner, job: Job, story: &mut Story) -> Done<RunEnd>
         }
     };
     let work = async { tokio::join!(runner.run(job, orders, tell), listen).0 };
+    let mut unasked = None;
+    let asked = async {
+        unasked = Some(asking.go(call).await);
+        order.send_replace(Order::Cancel);
+        std::future::pending::<Infallible>().await
+    };
     let end = tokio::select! {
         end = work => Ok(end),
         () = interrupted => Err(Failure::could("interrupted; what was at work was left")),
+        never = asked => match never {},
     };
     story.tree.end();
-    end
+    let mut end = end?;
+    let is_unasked = unasked.is_some() && end.moved.event == Event::Stop;
+    if let (Some(why), true) = (unasked, is_unasked) {
+        end.moved.message = why;
+    }
+    Ok((end, is_unasked))
+}
+
+/// Returns what a task run asks a person, if that is what happened.
+fn question(what: &Happening) -> Option<(TaskRunKey, String)> {
+    match what {
+        Happening::TaskRun(moved) if moved.event == Event::Pause => {
+            Some((moved.task_run.clone(), moved.message.clone()))
+        }
+        _ => None,
+    }
 }
 
 /// Cancels the run at the first interrupt and returns at the second one, whatever still goes on: a
@@ -277,6 +326,7 @@ fn new_task(key: &TaskRunKey) -> TaskRun {
         usage: crate::model::run::Usage::default(),
         result: None,
         denials: Vec::new(),
+        decision: None,
     }
 }
 

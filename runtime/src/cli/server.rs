@@ -27,6 +27,8 @@ const LEASES: std::ops::RangeInclusive<u64> = 2_000..=600_000;
 /// How long results are kept unless it is said otherwise.
 pub(super) const RESULTS_KEEP: Millis = Millis(server::RESULTS_KEEP.as_millis() as u64);
 /// How long they are kept at least.
+pub(super) const RUNS_KEEP: Millis = Millis(server::RUNS_KEEP.as_millis() as u64);
+const RUNS_KEEP_MIN: Millis = Millis(server::RUNS_KEEP_MIN.as_millis() as u64);
 const RESULTS_KEEP_MIN: Millis = Millis(server::RESULTS_KEEP_MIN.as_millis() as u64);
 
 /// Starts a server, and looks after its database.
@@ -87,6 +89,9 @@ pub(super) struct Flags {
     /// How long results are kept after their last use, 1d or longer; 30d unless given.
     #[arg(long, value_name = "TIME")]
     keep_results: Option<Millis>,
+    /// How long runs that are over are kept, with their logs, 1h or longer; 90d unless given.
+    #[arg(long, value_name = "TIME")]
+    keep_runs: Option<Millis>,
     #[command(flatten)]
     db: Db,
 }
@@ -243,7 +248,15 @@ pub(super) async fn start(flags: &Flags, call: &Call) -> Done<Running> {
             "results are kept for {RESULTS_KEEP_MIN} or longer, not {keep}"
         )));
     }
+    let runs_keep = flags.keep_runs.or(call.config.settings.runs.keep);
+    let runs_keep = runs_keep.unwrap_or(RUNS_KEEP);
+    if runs_keep < RUNS_KEEP_MIN {
+        return Err(Failure::usage(format!(
+            "runs are kept for {RUNS_KEEP_MIN} or longer, not {runs_keep}"
+        )));
+    }
     let settings = ServerSettings {
+        runs_keep: runs_keep.into(),
         results_keep: keep.into(),
         listen,
         db: flags.db.place(call)?,

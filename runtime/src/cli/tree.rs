@@ -161,7 +161,7 @@ fn moving(name: &str, task: &Task, state: State) -> String {
 fn lasting(seen: &Seen, task: &Task) -> Option<String> {
     let is_element = seen.key.map_index.is_some();
     let is_worth = match seen.state {
-        State::Retrying => true,
+        State::Retrying | State::Paused => true,
         state if is_element => state.is_failed(),
         state => state.is_over(),
     };

@@ -193,6 +193,10 @@ fn note_state(run: &FlowRun, call: &Call) {
     };
     call.output
         .note(format!("{:<13} {}{why}", run.state.to_string(), run.flow));
+    if run.state == State::Paused {
+        let hint = format!("hint: waft flow-run approve {}", run.id);
+        call.output.note(hint);
+    }
 }
 
 /// Lists all task runs of a run.

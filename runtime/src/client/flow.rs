@@ -4,7 +4,7 @@ use http::Method;
 
 use super::call::{Call, encoded};
 use super::{Client, ClientError};
-use crate::wire::{Flow, FlowVersion, ListQuery, Page, ResumeQuery, Slots};
+use crate::wire::{Cancelled, Flow, FlowVersion, ListQuery, Page, ResumeQuery, Slots};
 
 impl Client {
     /// Lists flows by project and name.
@@ -24,6 +24,19 @@ impl Client {
     pub async fn flow(&self, flow: &str) -> Result<Flow, ClientError> {
         self.call(Call::get(format!("/api/flows/{}", encoded(flow))))
             .await
+    }
+
+    /// Asks for every run of a flow to be stopped that is not over.
+    ///
+    /// # Errors
+    ///
+    /// `flow-unknown`, `flow-ambiguous`.
+    pub async fn cancel_all(&self, flow: &str) -> Result<Cancelled, ClientError> {
+        self.call(Call::new(
+            Method::POST,
+            format!("/api/flows/{}/cancel", encoded(flow)),
+        ))
+        .await
     }
 
     /// Lists the versions of a flow, newest first, whole.

@@ -17,7 +17,7 @@ pub(super) enum Kind {
 }
 
 /// Every setting by its dotted name. A test compares the list with [`Settings`].
-pub(super) const SETTINGS: [(&str, Kind); 32] = [
+pub(super) const SETTINGS: [(&str, Kind); 33] = [
     ("server.url", Kind::Text),
     ("server.token", Kind::Text),
     ("server.listen", Kind::Text),
@@ -42,6 +42,7 @@ pub(super) const SETTINGS: [(&str, Kind); 32] = [
     ("flows.defaults.storage.root", Kind::Text),
     ("results.root", Kind::Text),
     ("results.keep", Kind::Text),
+    ("runs.keep", Kind::Text),
     ("storage.s3.endpoint", Kind::Text),
     ("storage.s3.region", Kind::Text),
     ("storage.gcs.endpoint", Kind::Text),

@@ -211,7 +211,7 @@ pub enum Trigger {
     SomeFailed(Bounds),
     /// All successful and at least one not skipped.
     NotAllSkipped,
-    /// Waits until a person approves.
+    /// Waits until a person approves, once all upstream tasks are over, however they ended.
     ManualOnly,
 }
 
@@ -335,8 +335,6 @@ pub enum BadDefinition {
     Parameter { name: String, why: String },
     #[error("the schedule is not usable: {0}")]
     Schedule(String),
-    #[error("{what} is not supported by this version of waft")]
-    Unsupported { what: &'static str },
 }
 
 /// Checks a name that a flow, task, parameter, project or clock may carry.
@@ -509,10 +507,6 @@ impl Definition {
             };
             if task.is_mapped && !each.contains(task.name.as_str()) {
                 return Err(bad("it is mapped, but none of its inputs is"));
-            }
-            if task.trigger == Trigger::ManualOnly {
-                let what = "the trigger `manual_only`";
-                return Err(BadDefinition::Unsupported { what });
             }
             if (task.body == Body::Command) != is_command || (is_command && self.tasks.len() != 1) {
                 return Err(bad("a command is a flow of exactly one task, its command"));

@@ -1,11 +1,13 @@
 //! Runs: what happened to a flow and its tasks, as it is kept and told.
 
 use std::fmt;
+use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::Digest;
+use super::flow::is_name;
 use super::state::{Event, State};
 
 /// Splits what was denied into the fact, and what would allow it.
@@ -26,6 +28,17 @@ pub struct TaskRunKey {
     pub map_index: Option<u32>,
 }
 
+impl TaskRun {
+    /// Returns its name in its flow run.
+    #[must_use]
+    pub fn key(&self) -> TaskRunKey {
+        TaskRunKey {
+            task: self.task.clone(),
+            map_index: self.map_index,
+        }
+    }
+}
+
 impl fmt::Display for TaskRunKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.map_index {
@@ -33,6 +46,31 @@ impl fmt::Display for TaskRunKey {
             Some(index) => write!(f, "{}[{index}]", self.task),
         }
     }
+}
+
+impl FromStr for TaskRunKey {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (task, map_index) = match text.strip_suffix(']').and_then(|it| it.split_once('[')) {
+            None => (text, None),
+            Some((task, index)) => {
+                let index = index.parse::<u32>();
+                (task, Some(index.map_err(|_| wrong_key(text))?))
+            }
+        };
+        match is_name(task) {
+            true => Ok(Self {
+                task: task.to_owned(),
+                map_index,
+            }),
+            false => Err(wrong_key(text)),
+        }
+    }
+}
+
+fn wrong_key(text: &str) -> String {
+    format!("`{text}` is no task, such as `load`, or `load[3]` for one element of a mapped task")
 }
 
 /// What an attempt used: its receipt. Sums over the attempts of a task run where it is shown there.
@@ -84,6 +122,33 @@ pub struct ResultRef {
     pub digest: Digest,
     /// The content type of the value.
     pub content_type: String,
+}
+
+/// What a person decided about a task run that was paused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Decision {
+    /// Whether the task run is not to go on, and so fails; else it goes on.
+    pub is_declined: bool,
+    /// Who decided.
+    pub by: String,
+    /// What they had to say; may be empty.
+    pub reason: String,
+    /// When, by the server's clock.
+    pub at: Timestamp,
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = match self.is_declined {
+            true => "declined",
+            false => "approved",
+        };
+        write!(f, "{verb} by `{}`", self.by)?;
+        match self.reason.as_str() {
+            "" => Ok(()),
+            reason => write!(f, ": {reason}"),
+        }
+    }
 }
 
 /// How much a log line matters.
@@ -206,6 +271,9 @@ pub struct TaskRun {
     /// What it asked for and did not get.
     #[serde(default)]
     pub denials: Vec<String>,
+    /// What a person has decided since it was paused last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Decision>,
 }
 
 /// What happened.
@@ -247,6 +315,9 @@ pub struct FlowRunMoved {
     /// Where its result is kept.
     #[serde(default)]
     pub result: Option<ResultRef>,
+    /// After a Rest: milliseconds until it goes on.
+    #[serde(default)]
+    pub delay_ms: u64,
 }
 
 /// A task run moved.
@@ -283,4 +354,20 @@ pub struct TaskRunMoved {
     /// What it asked for and did not get.
     #[serde(default)]
     pub denials: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_run_is_named_by_its_task_and_element() {
+        for text in ["load", "load[0]", "a.b-c_d[41]"] {
+            let key: TaskRunKey = text.parse().unwrap();
+            assert_eq!(key.to_string(), text);
+        }
+        for text in ["", "[1]", "load[]", "load[-1]", "load[x]", "load]", "lo ad"] {
+            assert!(text.parse::<TaskRunKey>().is_err(), "{text}");
+        }
+    }
 }

@@ -103,6 +103,8 @@ words! {
         Start = "start",
         /// The lease of its agent lapsed, or the agent gave the run back.
         Lose = "lose",
+        /// All that is left of the flow run waits for a later attempt: nobody needs to have it until then.
+        Rest = "rest",
         /// No slot is free.
         Queue = "queue",
         /// An attempt failed and another follows.
@@ -111,7 +113,9 @@ words! {
         Loop = "loop",
         /// Waits for a person.
         Pause = "pause",
-        /// Goes on after a pause.
+        /// A person has decided about a task run that waited for one.
+        Decide = "decide",
+        /// A flow run goes on after a pause.
         Resume = "resume",
         /// A person asked for a stop.
         Cancel = "cancel",
@@ -158,7 +162,7 @@ impl State {
             (Self::Scheduled | Self::Queued, E::Claim) => Self::Claimed,
             (Self::Scheduled | Self::Pending, E::Queue) => Self::Queued,
             (Self::Claimed, E::Decline) => Self::Scheduled,
-            (Self::Claimed | Self::Running, E::Lose) => Self::Scheduled,
+            (Self::Claimed | Self::Running, E::Lose | E::Rest) => Self::Scheduled,
             (
                 Self::Claimed
                 | Self::Pending
@@ -170,7 +174,8 @@ impl State {
             ) => Self::Running,
             (Self::Pending | Self::Running, E::Retry) => Self::Retrying,
             (Self::Running, E::Loop) => Self::Looped,
-            (Self::Running | Self::Pending, E::Pause) => Self::Paused,
+            (Self::Claimed | Self::Running | Self::Pending, E::Pause) => Self::Paused,
+            (Self::Paused, E::Decide) => Self::Pending,
             (Self::Paused, E::Resume) => Self::Scheduled,
             (Self::Scheduled | Self::Queued | Self::Paused, E::Cancel) => Self::Cancelled,
             (Self::Claimed | Self::Running, E::Cancel) => Self::Cancelling,
@@ -178,7 +183,9 @@ impl State {
             (Self::Cancelling, E::Succeed) => Self::Success,
             (Self::Cancelling, E::Fail) => Self::Failed,
             (Self::Cancelling, E::TimeOut) => Self::TimedOut,
-            (Self::Cancelling, E::Stop | E::Lose | E::Decline) => Self::Cancelled,
+            (Self::Cancelling, E::Stop | E::Lose | E::Rest | E::Pause | E::Decline) => {
+                Self::Cancelled
+            }
             (Self::Cancelling, E::Crash) => Self::Crashed,
             (Self::Pending | Self::Running, E::Map) => Self::Mapped,
             (Self::Claimed | Self::Running | Self::Pending, E::Succeed) => Self::Success,
@@ -188,7 +195,10 @@ impl State {
                 Self::Skipped
             }
             (Self::Pending, E::FailTrigger) => Self::TriggerFailed,
-            (Self::Claimed | Self::Running, E::TimeOut) => Self::TimedOut,
+            // A flow run may have begun before it waited.
+            (Self::Scheduled | Self::Queued | Self::Claimed | Self::Running, E::TimeOut) => {
+                Self::TimedOut
+            }
             (
                 Self::Claimed | Self::Running | Self::Pending | Self::Retrying | Self::Looped,
                 E::Fail,

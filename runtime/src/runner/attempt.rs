@@ -126,6 +126,7 @@ impl Shared {
                 loop_value: attempt.loop_value,
                 scheduled_at: self.scheduled_at,
                 idempotency_key: format!("{}/{key}", self.flow_run_id),
+                approval: attempt.approval,
             },
             parameters: self.parameters.clone(),
             grants: rights.grants.clone(),

@@ -11,18 +11,21 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use super::attempt::{Away, Shared, ended};
-use super::{Inner, Job, LOST_RESULTS, Order, RunEnd, Told, Why, chain};
+use super::{Decisions, Inner, Job, LOST_RESULTS, Order, RunEnd, Told, Why, chain};
 use crate::clock::Monotonic;
 use crate::model::flow::OnLost;
 use crate::model::graph::{self, Chore, Ended, Graph, Lost, Outcome, Slot, Target};
 use crate::model::limit;
 use crate::model::parameter::Bound;
-use crate::model::run::{FlowRunMoved, Happening, ResultRef};
+use crate::model::run::{Decision, FlowRunMoved, Happening, ResultRef, TaskRunKey};
 use crate::model::state::Event;
 use crate::model::value::Value;
 
 /// Values of an earlier claim that are read at one time.
 const LOADS: usize = 64;
+/// The longest sleep that is waited out where the run is. Beyond that it is cheaper to be given out again
+/// than to keep a slot from others.
+pub(super) const NAP_MAX: Duration = Duration::from_secs(5);
 /// How long attempts that are stopped may take to say what they used: a few ticks of a guest that
 /// computes beside others.
 const GRACE: Duration = Duration::from_millis(250);
@@ -54,6 +57,9 @@ pub(super) struct Course {
     has_started: bool,
     started_at: Timestamp,
     timeout: Duration,
+    stood_still: Duration,
+    is_taken_back: bool,
+    decisions: Decisions,
 }
 
 /// Something that was going on is done.
@@ -100,6 +106,9 @@ impl Course {
                 .started_at
                 .unwrap_or_else(|| runner.settings.clock.now()),
             timeout: Duration::from_millis(timeout_ms),
+            stood_still: Duration::from_millis(job.stood_still_ms),
+            is_taken_back: job.is_taken_back,
+            decisions: job.decisions,
             shared: Arc::new(Shared {
                 runner,
                 flow_run_id: job.flow_run_id,
@@ -136,6 +145,7 @@ impl Course {
         let clock = self.shared.runner.settings.clock.clone();
         let gone = clock.now().duration_since(self.started_at);
         let gone = Duration::try_from(gone).unwrap_or_default();
+        let gone = gone.saturating_sub(self.stood_still);
         let left = self.timeout.saturating_sub(gone);
         async move { clock.sleep(left).await }
     }
@@ -158,6 +168,9 @@ impl Course {
             if let Some(message) = self.broken.take() {
                 return Ok(end(Event::Crash, message, Some("internal".to_owned())));
             }
+            if let Some(why) = self.needs_nobody() {
+                return Err(why);
+            }
             let nap = self.nap();
             tokio::select! {
                 done = next(&mut self.inline, &mut self.spawned) => self.done(done),
@@ -165,6 +178,7 @@ impl Course {
                     self.turn = None;
                     self.begin_attempts(turn).await;
                 }
+                (key, decision) = decided(&mut self.decisions) => self.graph.decided(&key, decision),
                 () = nap => self.wake(),
             }
         }
@@ -173,7 +187,11 @@ impl Course {
     /// Stops everything that is going on and ends the run. What was finished before is told, and
     /// what the others used, unless the run is somebody else's.
     pub(super) async fn stop(mut self, why: Why) -> RunEnd {
-        if !matches!(why, Why::Ordered(Order::Abandon) | Why::Away(_)) {
+        let is_handed_back = matches!(
+            why,
+            Why::Ordered(Order::Abandon) | Why::Away(_) | Why::Asleep(_) | Why::Paused
+        );
+        if !is_handed_back {
             self.shared.stop.send_replace(true);
             // What does not end by itself is dropped below.
             let _ = tokio::time::timeout(GRACE, self.settle()).await;
@@ -198,6 +216,14 @@ impl Course {
                     away: Some(Arc::new(error)),
                     ..handed_back
                 };
+            }
+            Why::Asleep(left) => {
+                self.flush().await;
+                return self.rested(left);
+            }
+            Why::Paused => {
+                self.flush().await;
+                return end(Event::Pause, self.question(), None);
             }
             Why::Ordered(Order::Cancel) => (Event::Stop, "cancelled".to_owned(), None),
             Why::Late => {
@@ -252,6 +278,7 @@ impl Course {
             message: String::new(),
             code: None,
             result: None,
+            delay_ms: 0,
         }));
         self.flush().await;
         // Whoever passes it on may share our thread, and a guest can keep that for a whole tick.
@@ -328,6 +355,52 @@ impl Course {
         let due = self.shared.runner.settings.clock.monotonic() + delay;
         self.slept += 1;
         self.asleep.insert((due, self.slept), slot);
+    }
+
+    /// Says why the run need not be here for a while: nothing of it goes on, and all that is left waits for
+    /// an attempt that is due much later, or for a person.
+    fn needs_nobody(&self) -> Option<Why> {
+        let is_at_work = self.inline.is_some()
+            || !self.spawned.is_empty()
+            || self.turn.is_some()
+            || !self.loads.is_empty()
+            || self.graph.has_ready();
+        if is_at_work || !self.is_taken_back {
+            return None;
+        }
+        let Some(((due, _), _)) = self.asleep.first_key_value() else {
+            let is_paused = self.graph.paused().len() > 0;
+            return is_paused.then_some(Why::Paused);
+        };
+        let left = due.since(self.shared.runner.settings.clock.monotonic());
+        (left > NAP_MAX).then_some(Why::Asleep(left))
+    }
+
+    /// Says what people are asked.
+    fn question(&self) -> String {
+        let paused = self.graph.paused();
+        let others = others(paused.len());
+        let first = paused.min_by_key(|(slot, _)| (slot.task(), slot.map_index()));
+        first.map_or_else(String::new, |(slot, asked)| {
+            format!(
+                "`{}`{others} waits for a person: {asked}",
+                self.graph.key(slot)
+            )
+        })
+    }
+
+    /// Hands the run back until the first of those that sleep is due.
+    fn rested(&self, left: Duration) -> RunEnd {
+        let now = self.shared.runner.settings.clock.now();
+        let due = now.saturating_add(left).unwrap_or(Timestamp::MAX);
+        let first = self.asleep.first_key_value();
+        let first = first.map_or_else(String::new, |(_, slot)| self.graph.key(*slot).to_string());
+        let others = others(self.asleep.len());
+        let seconds = due.strftime("%Y-%m-%dT%H:%M:%SZ");
+        let message = format!("waits until {seconds} for the next attempt of `{first}`{others}");
+        let mut rested = end(Event::Rest, message, None);
+        rested.moved.delay_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        rested
     }
 
     /// Waits until the first of those that sleep is due.
@@ -443,6 +516,23 @@ async fn next(
     done
 }
 
+/// Waits for a decision of a person; for ever if nobody can tell one any more.
+async fn decided(decisions: &mut Decisions) -> (TaskRunKey, Decision) {
+    match decisions.recv().await {
+        Some(decided) => decided,
+        None => std::future::pending().await,
+    }
+}
+
+/// Says that there are more than the one that is named.
+fn others(count: usize) -> String {
+    match count {
+        0 | 1 => String::new(),
+        2 => " and another".to_owned(),
+        count => format!(" and {} others", count - 1),
+    }
+}
+
 /// Waits for a turn; for ever if we are not in line.
 async fn in_line(
     turn: &mut Option<BoxFuture<'static, Option<OwnedSemaphorePermit>>>,
@@ -469,6 +559,7 @@ fn end(event: Event, message: String, code: Option<String>) -> RunEnd {
             message,
             code,
             result: None,
+            delay_ms: 0,
         },
         value: None,
         away: None,

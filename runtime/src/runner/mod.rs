@@ -15,6 +15,7 @@ use std::error::Error;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -24,7 +25,7 @@ use crate::model::flow::{Definition, Described};
 use crate::model::id::FlowRunId;
 use crate::model::limit::Limits;
 use crate::model::parameter::Bound;
-use crate::model::run::{FlowRunMoved, Happening, TaskRun};
+use crate::model::run::{Decision, FlowRunMoved, Happening, TaskRun, TaskRunKey};
 use crate::model::value::Value;
 use crate::sandbox::{Powers, Prepared, Sandbox};
 use crate::storage::{Results, StorageError, TaskCache};
@@ -86,11 +87,21 @@ pub struct Job {
     pub started_at: Option<Timestamp>,
     /// Milliseconds the run may take; 24 hours unless given.
     pub timeout_ms: Option<u64>,
+    /// Milliseconds since its start that do not count, since it waited for a person.
+    pub stood_still_ms: u64,
     /// Claims of this run that were lost.
     pub lost: u32,
     /// What is known of its task runs from earlier claims.
     pub earlier: Vec<TaskRun>,
+    /// Whether it is taken back while all that is left of it waits, for long or for a person, and given out
+    /// again then.
+    pub is_taken_back: bool,
+    /// What people decide about its task runs while it goes on.
+    pub decisions: Decisions,
 }
+
+/// Where a run hears what people have decided.
+pub type Decisions = mpsc::UnboundedReceiver<(TaskRunKey, Decision)>;
 
 /// What whoever started a run wants of it now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,8 +120,8 @@ pub enum Order {
 #[derive(Clone, Debug)]
 pub struct RunEnd {
     /// The last event, which the caller tells: Succeed, Fail, TimeOut, Crash or Stop; Lose for a
-    /// run that was abandoned, or whose results could not be kept ([`LOST_RESULTS`]): it did not end, and
-    /// somebody else goes on with it.
+    /// run that was abandoned, or whose results could not be kept ([`LOST_RESULTS`]), Rest or Pause for one
+    /// that waits: it did not end, and somebody else goes on with it.
     pub moved: FlowRunMoved,
     /// The result, if there is one and it could be read.
     pub value: Option<Value>,
@@ -186,6 +197,10 @@ enum Why {
     Ordered(Order),
     Late,
     Away(Away),
+    /// Everything that is left sleeps for so long.
+    Asleep(Duration),
+    /// Everything that is left waits for a person.
+    Paused,
 }
 
 /// Waits for an order to stop; for ever if nobody can give one any more.

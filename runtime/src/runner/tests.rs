@@ -4,8 +4,9 @@
 //! A component here has one command. To have several tasks of it, these definitions break the rule
 //! that a command is a flow of one task; the runner does not mind.
 
+mod waits;
+
 use std::collections::HashMap;
-use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
@@ -105,8 +106,11 @@ impl World {
             scheduled_at: Timestamp::UNIX_EPOCH,
             started_at: None,
             timeout_ms: None,
+            stood_still_ms: 0,
             lost: 0,
             earlier: Vec::new(),
+            is_taken_back: false,
+            decisions: mpsc::unbounded_channel().1,
         }
     }
 

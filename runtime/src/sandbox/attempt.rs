@@ -32,7 +32,7 @@ use super::{Inner, Prepared};
 use crate::model::grant::Grants;
 use crate::model::id::FlowRunId;
 use crate::model::limit::{Limits, MIB};
-use crate::model::run::{CardContent, Level, Usage, denial_parts};
+use crate::model::run::{CardContent, Decision, Level, Usage, denial_parts};
 use crate::model::value::{JSON, Value};
 
 /// Bytes of a message that a guest gives with its end.
@@ -100,6 +100,8 @@ pub struct RunInfo {
     pub scheduled_at: Timestamp,
     /// The same for every attempt of this task run.
     pub idempotency_key: String,
+    /// The word of a person by which it goes on after a pause.
+    pub approval: Option<Decision>,
 }
 
 /// What a guest says while it runs.

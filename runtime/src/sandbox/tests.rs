@@ -77,6 +77,7 @@ fn attempt(limits: Limits) -> Attempt {
             loop_value: None,
             scheduled_at: jiff::Timestamp::UNIX_EPOCH,
             idempotency_key: "key".to_owned(),
+            approval: None,
         },
         parameters: Arc::default(),
         grants: Grants::default(),

@@ -7,7 +7,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::ServerSettings;
 use super::access::Known;
 use super::changes::Changes;
 use super::db::tx::Tx;
@@ -19,8 +18,10 @@ use super::overlap::Settled;
 use super::session::Sessions;
 use super::turn::Turns;
 use super::waiting::Waiting;
+use super::{LATE, ServerSettings};
 use crate::clock::{Clock, Monotonic};
 use crate::model::id::{AgentId, FlowRunId, FlowVersionId};
+use crate::model::state::State;
 use crate::wire::FlowRun;
 
 /// One server. Cheap to clone.
@@ -37,6 +38,8 @@ pub struct Parts {
     pub lease: Duration,
     /// How long results are kept after their last use.
     pub results_keep: Duration,
+    /// How long runs that are over are kept.
+    pub runs_keep: Duration,
     /// Names by which the server may be called.
     pub hosts: Vec<String>,
     /// Sessions of agents.
@@ -79,6 +82,7 @@ impl App {
             clock,
             lease: settings.lease,
             results_keep: settings.results_keep,
+            runs_keep: settings.runs_keep,
             hosts: settings.hosts.clone(),
             sessions: Sessions::default(),
             waiting: Waiting::default(),
@@ -162,8 +166,10 @@ impl App {
         }
     }
 
-    /// Adds to a run until when its result is kept.
-    pub(super) fn with_result_until(&self, mut run: FlowRun) -> FlowRun {
+    /// Adds to a run what depends on the time: until when its result is kept, and whether it is late.
+    pub(super) fn shown(&self, mut run: FlowRun) -> FlowRun {
+        let late_at = run.due_at.saturating_add(LATE).unwrap_or(Timestamp::MAX);
+        run.is_late = run.state == State::Scheduled && late_at <= self.clock.now();
         let ended = run.result.as_ref().and(run.ended_at);
         run.result_until = ended.and_then(|at| at.checked_add(self.results_keep).ok());
         run
@@ -179,22 +185,17 @@ impl App {
     ///
     /// Whoever announces has written the run already. So nothing fails here: polls that cannot be
     /// woken now are left to the ringer.
-    pub(super) async fn announce(
-        &self,
-        requirement_id: i64,
-        scheduled_at: Timestamp,
-        count: usize,
-    ) {
-        if scheduled_at > self.clock.now() {
-            self.dues.add(scheduled_at, requirement_id);
-            return self.spread(News::Due(scheduled_at, requirement_id));
+    pub(super) async fn announce(&self, requirement_id: i64, due_at: Timestamp, count: usize) {
+        if due_at > self.clock.now() {
+            self.dues.add(due_at, requirement_id);
+            return self.spread(News::Due(due_at, requirement_id));
         }
         let left = match self.wake(requirement_id, count).await {
             Ok(left) => left,
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::error!(error, "polls could not be woken at once");
-                self.dues.add(scheduled_at, requirement_id);
+                self.dues.add(due_at, requirement_id);
                 count
             }
         };
@@ -212,7 +213,7 @@ impl App {
         match listed.await {
             Ok(lines) => {
                 for line in lines {
-                    self.announce(line.requirement_id, line.scheduled_at, line.count)
+                    self.announce(line.requirement_id, line.due_at, line.count)
                         .await;
                 }
             }

@@ -282,7 +282,7 @@ impl App {
     ) -> Result<Vec<Head>, DbError> {
         let mut open = Vec::new();
         for head in flow_run::heads(tx).await? {
-            let is_due = head.scheduled_at <= now;
+            let is_due = head.due_at <= now;
             if is_due && self.may_take(tx, session, head.requirement_id).await? {
                 open.push(head);
             }
@@ -311,7 +311,7 @@ impl App {
         let mut queues: HashMap<_, VecDeque<_>> = queues
             .into_iter()
             .map(|(project, mut line)| {
-                line.sort_by_key(|candidate| candidate.standing.scheduled_at);
+                line.sort_by_key(|candidate| candidate.standing.due_at);
                 (project, line.into())
             })
             .collect();
@@ -351,8 +351,8 @@ impl App {
             if let Entry::Vacant(vacant) = places.entry(key) {
                 vacant.insert(location::list(tx, key.0, key.1).await?);
             }
-            let task_runs = match run.epoch {
-                1 => Vec::new(),
+            let task_runs = match (run.epoch, run.retry_of) {
+                (1, None) => Vec::new(),
                 _ => task_run::list(tx, run.id, &version, None, TASK_RUNS_MAX).await?,
             };
             claimed.push(ClaimedRun {
@@ -369,9 +369,11 @@ impl App {
                 parameters: one.parameters,
                 scheduled_at: run.scheduled_at,
                 started_at: run.started_at,
-                timeout_ms: one.timeout_ms,
+                timeout_ms: run.timeout_ms,
+                stood_still_ms: run.stood_still_ms(),
                 lost: run.lost,
                 task_runs: task_runs.into_iter().map(|(_, task)| task).collect(),
+                is_taken_back: true,
             });
             standings.push(one.standing);
         }

@@ -91,6 +91,10 @@ codes! {
     FlowRunUnknown = "flow-run-unknown", NOT_FOUND;
     /// It is over.
     FlowRunOver = "flow-run-over", CONFLICT;
+    /// Nothing of it waits for a person, or nothing of what was named.
+    FlowRunNotPaused = "flow-run-not-paused", CONFLICT;
+    /// It has no task of this name.
+    TaskUnknown = "task-unknown", NOT_FOUND;
     /// An agent has it.
     FlowRunBusy = "flow-run-busy", CONFLICT;
     /// What was asked makes no sense in the state it is in.

@@ -9,16 +9,18 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::app::App;
-use super::db::flow_run::Found;
+use super::db::flow_run::{self, Found};
+use super::db::flow_version::Version;
 use super::db::realm::Realm;
 use super::db::slot::{self, Full};
+use super::db::task_run::Key;
 use super::db::tx::Tx;
 use super::db::{agent, log_line, task_run};
 use super::error::Answer;
 use super::overlap;
 use crate::model::id::{AgentId, FlowVersionId};
 use crate::model::requirement::{Missing, Requirement, Resting};
-use crate::model::run::denial_parts;
+use crate::model::run::{TaskRunKey, denial_parts};
 use crate::model::schedule::Overlap;
 use crate::model::state::State;
 use crate::wire::{AgentLack, AgentsGone, Explanation, FlowRun};
@@ -65,6 +67,19 @@ pub(super) async fn explain(
         let warning = log_line::last_warning(tx, run.id).await?;
         explanation.aside = warning.unwrap_or_default();
     }
+    let asked = match run.state {
+        state if state.is_over() || run.claims == 0 => Vec::new(),
+        _ => flow_run::paused(tx, run.id).await?,
+    };
+    if !asked.is_empty() {
+        explanation.hints = vec![
+            format!("waft flow-run approve {}", run.id),
+            format!("waft flow-run approve {} --decline", run.id),
+        ];
+    }
+    if run.state == State::Paused {
+        explanation.summary = questions(&found.version, &asked);
+    }
     let is_held = match run.state {
         State::Scheduled => false,
         State::Queued => hold(app, tx, found, &mut explanation).await?,
@@ -84,16 +99,20 @@ pub(super) async fn explain(
         .map(|kept| Lack::of(app, kept, &loads, version, &required, lease_now))
         .collect();
     explanation.agents_gone = agent::gone_since(tx, realm, now - LATELY).await?;
-    let because = match run.scheduled_at > now {
+    let because = match run.due_at > now {
         true => Because {
-            summary: format!("it is due at {}", run.scheduled_at),
+            summary: match run.due_at > run.scheduled_at {
+                // Its message says what it waits for, and until when.
+                true => format!("it {}", run.message),
+                false => format!("it is due at {}", run.due_at),
+            },
             ..Because::default()
         },
         false => weigh(&lacks, &required, explanation.agents_gone.as_ref(), now),
     };
     explanation.summary = because.summary;
     explanation.aside = because.aside;
-    explanation.hints = because.hints;
+    explanation.hints.extend(because.hints);
     explanation.agents = lacks.into_iter().map(|lack| lack.agent).collect();
     Ok(explanation)
 }
@@ -132,6 +151,25 @@ async fn hold(
     Ok(before.is_some())
 }
 
+/// Says what people are asked.
+fn questions(version: &Version, asked: &[(Key, String)]) -> String {
+    /// As many as a person reads.
+    const SHOWN: usize = 5;
+    let shown = asked
+        .iter()
+        .take(SHOWN)
+        .map(|((_, place, index), question)| {
+            let task = version.task_name(*place).to_owned();
+            let map_index = *index;
+            format!("`{}` asks: {question}", TaskRunKey { task, map_index })
+        });
+    let mut shown: Vec<String> = shown.collect();
+    if asked.len() > SHOWN {
+        shown.push(format!("{} more ask", asked.len() - SHOWN));
+    }
+    format!("it waits for a person: {}", shown.join("; "))
+}
+
 fn standing(run: &FlowRun) -> String {
     let agent = run.agent.as_deref().unwrap_or("an agent");
     let message = match run.message.as_str() {
@@ -146,7 +184,6 @@ fn standing(run: &FlowRun) -> String {
         State::Running => format!("the agent `{agent}` runs it{message}"),
         State::Cancelling => format!("a stop was asked for; the agent `{agent}` is to stop it"),
         State::Queued => "it goes on as soon as an agent takes it".to_owned(),
-        State::Paused => format!("it waits for a person{message}"),
         // The state itself is said beside it.
         state if state.is_over() && message.is_empty() => "it is over".to_owned(),
         state if state.is_over() => run.message.clone(),

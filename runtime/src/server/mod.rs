@@ -52,6 +52,13 @@ pub const RESULTS_KEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// The shortest that results are kept: agents write to a segment for half a day.
 pub const RESULTS_KEEP_MIN: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How long runs that are over are kept, unless it is said otherwise.
+pub const RUNS_KEEP: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+/// The shortest that runs are kept: who watches one should find out how it ended.
+pub const RUNS_KEEP_MIN: Duration = Duration::from_secs(60 * 60);
+/// How long a run that is due may wait for an agent before it counts as late.
+pub const LATE: Duration = Duration::from_secs(30);
+
 /// What a server is started with.
 #[derive(Clone, Debug)]
 pub struct ServerSettings {
@@ -63,6 +70,9 @@ pub struct ServerSettings {
     pub lease: Duration,
     /// How long results are kept after their last use: [`RESULTS_KEEP`], no less than [`RESULTS_KEEP_MIN`].
     pub results_keep: Duration,
+    /// How long runs that are over are kept, with logs, history and cards: [`RUNS_KEEP`], no less than
+    /// [`RUNS_KEEP_MIN`].
+    pub runs_keep: Duration,
     /// Names, beside `localhost` and addresses, by which the server may be called (the `Host` header).
     pub hosts: Vec<String>,
     /// The clock.

@@ -45,7 +45,8 @@ use syn::parse_macro_input;
 /// | `on_lost = "fail"` | never run again an attempt whose agent was lost |
 ///
 /// Triggers: `all_successful` (the default), `all_failed`, `all_finished`, `any_successful`, `any_failed`,
-/// `not_all_skipped`, `some_successful(at_least = 2, at_most = "50%")` and `some_failed(..)` alike.
+/// `not_all_skipped`, `some_successful(at_least = 2, at_most = "50%")` and `some_failed(..)` alike, and
+/// `manual_only`: once all above it are over, however they ended, it waits until a person approves.
 /// A task that runs although one above it failed or was skipped takes `Option<T>` for a `Node<T>`, and
 /// `Vec<Option<T>>` for a mapped one: what has no output is `None`.
 ///

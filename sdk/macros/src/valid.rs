@@ -316,6 +316,7 @@ fn trigger(value: &Expr) -> Result<Trigger> {
         ("any_successful", "AnySuccessful"),
         ("any_failed", "AnyFailed"),
         ("not_all_skipped", "NotAllSkipped"),
+        ("manual_only", "ManualOnly"),
     ];
     let wrong = || {
         let names: Vec<&str> = PLAIN.iter().map(|(name, _)| *name).collect();

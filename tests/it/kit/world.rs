@@ -74,6 +74,7 @@ impl World {
             lease: LEASE,
             hosts: Vec::new(),
             results_keep: server::RESULTS_KEEP,
+            runs_keep: server::RUNS_KEEP,
             clock: clock.clone(),
         };
         let server = server::start(settings).await.unwrap();

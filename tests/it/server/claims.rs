@@ -345,6 +345,7 @@ async fn a_declined_run_holds_up_its_own_version_only() {
         message: "its bytes are missing".to_owned(),
         code: None,
         result: None,
+        delay_ms: 0,
     };
     let decline = vec![Happening::FlowRun(decline)];
     agent.tell(lease(&claimed[0]), decline).await;
@@ -381,6 +382,7 @@ async fn a_run_that_is_declined_again_and_again_is_given_less_often_until_it_is_
             message: "its bytes are damaged".to_owned(),
             code: None,
             result: None,
+            delay_ms: 0,
         };
         let decline = vec![Happening::FlowRun(decline)];
         agent.tell(lease(&claimed[0]), decline).await;

@@ -396,6 +396,7 @@ async fn attempts_that_an_agent_stopped_for_its_lease_count_as_lost() {
             message: String::new(),
             code: Some(code.to_owned()),
             result: None,
+            delay_ms: 0,
         })
     };
     // An agent that was told to stop loses nothing, however often.
@@ -433,7 +434,7 @@ async fn an_agent_cannot_bring_a_run_where_nobody_can_rescue_it() {
     let odd = [
         Event::Retry,
         Event::Loop,
-        Event::Pause,
+        Event::Resume,
         Event::Queue,
         Event::Map,
     ];

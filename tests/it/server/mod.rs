@@ -9,10 +9,13 @@ mod fleet;
 mod life;
 mod model;
 mod overlap;
+mod people;
 mod port;
 mod retention;
+mod retries;
 mod schedules;
 mod slots;
+mod waits;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -254,6 +257,7 @@ fn flow(event: Event) -> Happening {
         message: String::new(),
         code: None,
         result: None,
+        delay_ms: 0,
     })
 }
 
@@ -349,6 +353,7 @@ async fn open(place: &Place, clock: Clock) -> (App, Option<String>) {
         lease: LEASE,
         hosts: Vec::new(),
         results_keep: server::RESULTS_KEEP,
+        runs_keep: server::RUNS_KEEP,
         clock,
     };
     server::open(&settings).await.unwrap()

@@ -10,6 +10,7 @@ fn settings(place: &Place) -> ServerSettings {
         lease: LEASE,
         hosts: Vec::new(),
         results_keep: server::RESULTS_KEEP,
+        runs_keep: server::RUNS_KEEP,
         clock: Clock::default(),
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use waft::server::RESULTS_KEEP;
-use waft::server::duty::cleaner::{clean, doom};
+use waft::server::duty::cleaner::{clean, doom, forget_runs};
+use waft::server::{RESULTS_KEEP, RUNS_KEEP};
 use waft::wire::{Deletions, KeptSegment, Leave, Listen, Segment, Sighted};
 
 const RESULTS: &str = "file://host/results";
@@ -237,6 +237,7 @@ async fn a_run_says_until_when_its_result_is_kept() {
         message: String::new(),
         code: None,
         result: Some(result()),
+        delay_ms: 0,
     };
     end.result.as_mut().unwrap().root = RESULTS.to_owned();
     let end = Happening::FlowRun(end);
@@ -308,4 +309,39 @@ async fn results_under_a_root_that_nobody_offers_are_forgotten() {
     world.clock.pass(2 * MOMENT);
     clean(&world.app).await.unwrap();
     assert!(!is_known().await);
+}
+
+#[tokio::test]
+async fn runs_are_forgotten_when_they_were_over_for_long_with_all_that_is_theirs() {
+    let world = World::new().await;
+    world.register("etl").await;
+    let agent = world.agent("mira").await;
+    let mut over = Vec::new();
+    for _ in 0..120 {
+        over.push(world.create("etl").await.id);
+        let claimed = agent.poll(1).await.remove(0);
+        let told = vec![flow(Event::Start), kept("fetch", "a"), flow(Event::Succeed)];
+        agent.tell(lease(&claimed), told).await;
+    }
+    let open = world.create("etl").await;
+    world.clock.pass(RUNS_KEEP - HOUR);
+    let young = world.create("etl").await;
+    world.client.cancel(young.id).await.unwrap();
+    assert_eq!(forget_runs(&world.app).await.unwrap(), 0);
+    world.clock.pass(HOUR + MOMENT);
+    assert_eq!(forget_runs(&world.app).await.unwrap(), 120);
+    assert_eq!(forget_runs(&world.app).await.unwrap(), 0);
+    let gone = world.client.flow_run(over[0]).await;
+    assert_eq!(code(gone), "flow-run-unknown");
+    // One that is not over is kept however old it is.
+    assert_eq!(world.run(open.id).await.state, State::Scheduled);
+    assert_eq!(world.run(young.id).await.state, State::Cancelled);
+    let left = world.app.db.write(|tx| {
+        Box::pin(async move {
+            let sql = "SELECT (SELECT count(*) FROM transition) + (SELECT count(*) FROM task_run)";
+            let row = tx.row(sql, Vec::new()).await?;
+            row.map_or(Ok(0), |row| row.get::<u32>(0))
+        })
+    });
+    assert_eq!(left.await.unwrap(), 3, "the histories of the two");
 }

@@ -51,6 +51,9 @@ async fn about(run: &FlowRun, call: &Call) -> Vec<(&'static str, String)> {
         ("started", words::instant_or_dash(run.started_at)),
         ("ended", words::instant_or_dash(run.ended_at)),
     ];
+    if let Some(earlier) = run.retry_of {
+        lines.push(("retry of", earlier.to_string()));
+    }
     if let Some(agent) = &run.agent {
         let claims = if run.claims == 1 { "claim" } else { "claims" };
         lines.push(("agent", format!("{agent} ({} {claims})", run.claims)));

@@ -1,6 +1,6 @@
 //! Decisions: what becomes of a task whose upstream tasks are over, and who is to blame.
 
-use super::super::flow::Body;
+use super::super::flow::{Body, Trigger};
 use super::super::limit::LOST_MAX;
 use super::super::state::{Event, State};
 use super::life::{Kept, Life};
@@ -14,6 +14,8 @@ enum Verdict {
     Run,
     End(Event, String, Option<&'static str>),
     TriggerFails(Counts),
+    /// A person decides.
+    Ask,
 }
 
 impl Verdict {
@@ -30,7 +32,10 @@ impl Graph {
         if self.nodes[at].life.is_lost_for_good(task, self.lost) {
             return self.end_lost(slot);
         }
-        if self.nodes[at].mapped.is_some() || self.is_waiting_for(slot, self.needs(at)) {
+        if self.is_left_to_people(slot)
+            || self.nodes[at].mapped.is_some()
+            || self.is_waiting_for(slot, self.needs(at))
+        {
             return;
         }
         match self.verdict(at) {
@@ -39,6 +44,7 @@ impl Graph {
             Verdict::Run => self.make_ready(slot),
             Verdict::End(event, message, code) => self.end(slot, event, message, code),
             Verdict::TriggerFails(counts) => self.fail_trigger(slot, counts),
+            Verdict::Ask => self.ask(slot, "its trigger is `manual_only`".to_owned()),
         }
     }
 
@@ -91,6 +97,9 @@ impl Graph {
         }
         if is_undecided {
             return Verdict::TriggerFails(counts);
+        }
+        if task.trigger == Trigger::ManualOnly && self.nodes[at].life.decision.is_none() {
+            return Verdict::Ask;
         }
         // In a lane the elements of the upstream tasks count, so each element decides for itself.
         match task.trigger.pull(counts) {

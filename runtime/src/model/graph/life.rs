@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::super::flow::{Body, OnLost, Task};
 use super::super::limit;
-use super::super::run::{ResultRef, TaskRun, TaskRunKey, TaskRunMoved, Usage};
+use super::super::run::{Decision, ResultRef, TaskRun, TaskRunKey, TaskRunMoved, Usage};
 use super::super::state::{Event, State};
 use super::super::value::Value;
 
@@ -146,6 +146,8 @@ pub(super) struct Life {
     delay_ms: u64,
     usage: Usage,
     denials: Vec<String>,
+    /// What a person has decided since it was paused last.
+    pub(super) decision: Option<Decision>,
 }
 
 /// What follows the end of an attempt.
@@ -155,6 +157,8 @@ pub(super) enum Next {
     Over(Event),
     /// Another attempt follows after so many milliseconds.
     Again(Event, u64),
+    /// A person decides what follows.
+    Paused,
     /// The run is about to be stopped as a whole.
     Stopped,
 }
@@ -175,6 +179,7 @@ impl Default for Life {
             delay_ms: 0,
             usage: Usage::default(),
             denials: Vec::new(),
+            decision: None,
         }
     }
 }
@@ -206,6 +211,7 @@ impl Life {
             delay_ms: 0,
             usage: earlier.usage,
             denials: earlier.denials,
+            decision: earlier.decision,
         }
     }
 
@@ -301,9 +307,8 @@ impl Life {
                 }
             },
             Ending::Pause(reason) => {
-                let message =
-                    format!("it asked to be paused, which this version of waft cannot: {reason}");
-                self.over(Event::Fail, message, Some("unsupported"))
+                self.pause(reason);
+                Next::Paused
             }
             Ending::Stopped => Next::Stopped,
             Ending::Crash { message } => {
@@ -315,6 +320,21 @@ impl Life {
                 }
             }
         }
+    }
+
+    /// Lets a person decide what follows.
+    pub(super) fn pause(&mut self, reason: String) {
+        self.state = State::Paused;
+        self.message = reason;
+        self.code = None;
+        self.decision = None;
+    }
+
+    /// Takes what a person has decided.
+    pub(super) fn decided(&mut self, decision: Decision) {
+        self.state = State::Pending;
+        self.message = decision.to_string();
+        self.decision = Some(decision);
     }
 
     /// Counts a failure of the flow; answers how long to wait if an attempt is left.

@@ -335,7 +335,8 @@ impl Graph {
         if self.life(slot).is_lost_for_good(task, self.lost) {
             return self.end_lost(slot);
         }
-        if self.is_waiting_for(slot, self.element_needs(at, index)) {
+        if self.is_left_to_people(slot) || self.is_waiting_for(slot, self.element_needs(at, index))
+        {
             return;
         }
         let task = self.plan.task(at);

@@ -4,23 +4,25 @@
 //! [`Graph::next_chore`]), does it, says how it ended ([`Graph::ended`]), and passes on what
 //! happened ([`Graph::told`]). The same answers in the same order give the same run. Every rule of
 //! the semantics is here and in the files beside: `plan` (what hangs on what), `trigger`, `life`
-//! (attempts, retries, loops), `mapping` (elements and inputs), `decide`.
+//! (attempts, retries, loops), `mapping` (elements and inputs), `decide`, `people` (who is asked).
 
 mod decide;
 mod life;
 mod mapping;
+mod people;
 mod plan;
+mod redo;
 #[cfg(test)]
 mod tests;
 mod trigger;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use super::flow::{Definition, Described};
-use super::run::{ResultRef, TaskRun, TaskRunKey, TaskRunMoved};
+use super::run::{Decision, ResultRef, TaskRun, TaskRunKey, TaskRunMoved};
 use super::state::{Event, State};
 use super::value::Value;
 pub use life::{Ended, Ending, Lost};
@@ -29,6 +31,7 @@ use mapping::Mapped;
 pub use mapping::Refused;
 pub use plan::Inconsistent;
 use plan::Plan;
+pub use redo::kept;
 use trigger::Counts;
 
 /// The state of one flow run.
@@ -52,6 +55,10 @@ pub struct Graph {
     missing: HashMap<Slot, usize>,
     /// Elements of an earlier claim, until their task is cut into elements again.
     earlier: HashMap<usize, Vec<TaskRun>>,
+    /// Who waits for a person.
+    paused: HashSet<Slot>,
+    /// What people have decided about task runs that nobody has got to yet.
+    decisions: HashMap<Slot, Decision>,
     /// Task runs there are, elements included.
     size: usize,
     told: Vec<TaskRunMoved>,
@@ -122,6 +129,8 @@ pub struct Attempt {
     pub loop_value: Option<Value>,
     /// One value for each edge with an input.
     pub inputs: Vec<(String, Value)>,
+    /// The word of a person by which it goes on after a pause.
+    pub approval: Option<Decision>,
     /// What is to be told when it begins.
     pub start: TaskRunMoved,
 }
@@ -202,6 +211,8 @@ impl Graph {
             waiting: HashMap::new(),
             missing: HashMap::new(),
             earlier: HashMap::new(),
+            paused: HashSet::new(),
+            decisions: HashMap::new(),
             told: Vec::new(),
         };
         graph.resume(earlier);
@@ -296,6 +307,10 @@ impl Graph {
             Next::Again(event, delay_ms) => {
                 self.tell(slot, event);
                 Some(delay_ms)
+            }
+            Next::Paused => {
+                self.asked(slot);
+                None
             }
             Next::Stopped => None,
         }
@@ -421,6 +436,7 @@ impl Graph {
         self.ready.clear();
         self.chores.clear();
         self.missing.clear();
+        self.paused.clear();
     }
 
     fn resume(&mut self, earlier: Vec<TaskRun>) {
@@ -486,6 +502,7 @@ impl Graph {
             loop_count: life.loop_count,
             loop_value: life.loop_value.value().cloned(),
             inputs,
+            approval: life.decision.clone(),
             start: life.moved(key, Event::Start),
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::super::flow::{Definition, Described, Mapping, Source, Task};
+use super::super::flow::{Definition, Described, Mapping, Source, Task, Trigger};
 use super::super::value::Value;
 
 /// The tasks of a definition and what hangs on what.
@@ -81,7 +81,9 @@ impl Plan {
             let is_each = edge.mapping == Mapping::Each && edge.input.is_some();
             if let From::Task(from) = from {
                 let both = definition.tasks[from].is_mapped && definition.tasks[to].is_mapped;
-                steps[to].hang_on(from, is_each && both);
+                // A person is asked once, when all is there to be looked at.
+                let is_asked = definition.tasks[to].trigger == Trigger::ManualOnly;
+                steps[to].hang_on(from, is_each && both && !is_asked);
             }
             if let Some(name) = &edge.input {
                 let name = name.clone();

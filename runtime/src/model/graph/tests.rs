@@ -2,6 +2,8 @@
 
 mod kit;
 mod map;
+mod people;
+mod redo;
 mod resume;
 
 use super::super::flow::{Amount, Backoff, Bounds, Cache, OnLost, Retries, Trigger};
@@ -340,12 +342,6 @@ fn what_ends_without_a_retry() {
     assert_eq!(
         last(again, None),
         (2, "Failed".into(), text.into(), String::new())
-    );
-    let pause = || Ending::Pause("look".to_owned());
-    let text = "task `a` failed: it asked to be paused, which this version of waft cannot: look";
-    assert_eq!(
-        last(pause, retries(3)),
-        (2, "Failed".into(), text.into(), "unsupported".into())
     );
 }
 

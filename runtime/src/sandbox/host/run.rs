@@ -31,6 +31,16 @@ impl run::Host for Run {
         })
     }
 
+    fn approved(&mut self) -> wasmtime::Result<Option<run::Approval>> {
+        let info = self.info.as_ref().ok_or_else(nobody)?;
+        let approval = info.approval.as_ref();
+        Ok(approval.map(|decision| run::Approval {
+            by: decision.by.clone(),
+            reason: decision.reason.clone(),
+            at_us: decision.at.as_microsecond(),
+        }))
+    }
+
     fn parameters(&mut self) -> wasmtime::Result<Vec<types::NamedValue>> {
         let named = self.parameters.iter().cloned();
         Ok(named.map(named_to_guest).collect())
@@ -71,6 +81,7 @@ mod tests {
 
     use super::*;
     use crate::model::id::FlowRunId;
+    use crate::model::run::Decision;
 
     #[test]
     fn a_guest_is_told_who_runs_and_with_what() {
@@ -85,6 +96,12 @@ mod tests {
                 loop_value: Some(Value::json("7")),
                 scheduled_at: Timestamp::from_second(5).unwrap(),
                 idempotency_key: "key".to_owned(),
+                approval: Some(Decision {
+                    is_declined: false,
+                    by: "ada".to_owned(),
+                    reason: "looks good".to_owned(),
+                    at: Timestamp::from_second(6).unwrap(),
+                }),
             }),
             parameters: Arc::new(vec![("city".to_owned(), Value::json("\"Bonn\""))]),
         };
@@ -92,6 +109,11 @@ mod tests {
         assert_eq!(info.scheduled_at_us, 5_000_000);
         assert_eq!(info.map_index, Some(3));
         assert_eq!(info.loop_value.unwrap().bytes, b"7");
+        let approval = run::Host::approved(&mut run).unwrap().unwrap();
+        assert_eq!(
+            (&*approval.by, &*approval.reason, approval.at_us),
+            ("ada", "looks good", 6_000_000)
+        );
         let parameters = run::Host::parameters(&mut run).unwrap();
         assert_eq!(parameters[0].name, "city");
         assert_eq!(parameters[0].value.bytes, b"\"Bonn\"");
@@ -101,6 +123,7 @@ mod tests {
     fn a_flow_that_describes_itself_is_part_of_no_run() {
         let mut run = Run::default();
         assert!(run::Host::current(&mut run).is_err());
+        assert!(run::Host::approved(&mut run).is_err());
         assert!(run::Host::parameters(&mut run).unwrap().is_empty());
     }
 }

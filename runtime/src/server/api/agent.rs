@@ -14,10 +14,11 @@ use super::{checked_labels, checked_name};
 use crate::clock::Monotonic;
 use crate::model::id::{AgentId, FlowRunId, SessionId};
 use crate::model::requirement::Resting;
+use crate::model::run::TaskRunKey;
 use crate::model::state::{Event, State as RunState};
 use crate::server::access::Access;
 use crate::server::app::App;
-use crate::server::db::flow_run::{self, Move, Standing};
+use crate::server::db::flow_run::{self, Move, Standing, Unheard};
 use crate::server::db::memory::Memory;
 use crate::server::db::realm::Realm;
 use crate::server::db::report::{self, Reporter};
@@ -29,8 +30,8 @@ use crate::server::extract::Json;
 use crate::server::news::News;
 use crate::server::session::Session as AgentSession;
 use crate::wire::{
-    Claims, Deletions, Drain, ErrorBody, LeaseKey, Leave, Listen, NewSession, Orders, PROTOCOL,
-    Poll, Renewal, Renewed, ReportBatch, Reported, Rest, Segment, Session,
+    Claims, Decided, Deletions, Drain, ErrorBody, LeaseKey, Leave, Listen, NewSession, Orders,
+    PROTOCOL, Poll, Renewal, Renewed, ReportBatch, Reported, Rest, Segment, Session,
 };
 
 /// Most slots of an agent.
@@ -278,6 +279,8 @@ pub(super) async fn listen(
         let runs = flow_run::of_agent(&mut reader, session.agent_id).await?;
         let drain = agent::drain(&mut reader, session.agent_id).await?;
         let now = app.lease_now(&mut reader).await?;
+        let unheard = flow_run::decided_for(&mut reader, session.agent_id).await?;
+        let decisions = decided(&app.db.memory, &mut reader, unheard).await?;
         drop(reader);
         give_back_undelivered(&app, &session, &runs, &listen.leases, asked_at).await?;
         let end = match undelivered_at(&app, now, &session, &runs, &listen.leases) {
@@ -287,6 +290,7 @@ pub(super) async fn listen(
         let delete = doomed_for(&app, &session).await?;
         let orders = Orders {
             delete,
+            decisions,
             drain: drain.filter(|how| is_to_be_told(*how, &session)),
             // Also those that the agent did not name: it may have claimed them after it began to
             // listen, and this answer is what ends its wait.
@@ -296,11 +300,34 @@ pub(super) async fn listen(
                 .map(Standing::lease)
                 .collect(),
         };
-        let is_news = !orders.cancel.is_empty() || !orders.delete.is_empty();
+        let is_news =
+            !orders.cancel.is_empty() || !orders.delete.is_empty() || !orders.decisions.is_empty();
         if is_news || orders.drain.is_some() || !app.wait_for(told, end).await {
             return Ok(Answered(orders));
         }
     }
+}
+
+/// Names the task runs that were decided about.
+async fn decided(
+    memory: &Memory,
+    tx: &mut Tx,
+    unheard: Vec<Unheard>,
+) -> Result<Vec<Decided>, DbError> {
+    let mut decided = Vec::with_capacity(unheard.len());
+    for one in unheard {
+        let version = memory.version(tx, one.flow_version_id).await?;
+        let version = version.ok_or(DbError::Raced)?;
+        decided.push(Decided {
+            lease: one.lease,
+            task_run: TaskRunKey {
+                task: version.task_name(one.task.0).to_owned(),
+                map_index: one.task.1,
+            },
+            decision: one.decision,
+        });
+    }
+    Ok(decided)
 }
 
 /// Tells whether an agent does not do yet what it was told. That it gives its runs back at once shows
@@ -511,8 +538,8 @@ pub(super) async fn report(
     for (version, why) in outcome.declined {
         session.shun(version, why, app.clock.monotonic());
     }
-    for id in outcome.waiting {
-        app.announce(id, now, 1).await;
+    for (requirement_id, due_at) in outcome.waiting {
+        app.announce(requirement_id, due_at, 1).await;
     }
     Ok(Answered(Reported {
         lost: outcome.lost,

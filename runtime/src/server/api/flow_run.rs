@@ -1,4 +1,8 @@
-//! Flow runs.
+//! Flow runs. What people decide about their task runs is in `decide`, what they have done again in `retry`.
+
+pub mod cancel_all;
+pub mod decide;
+pub mod retry;
 
 use axum::Json as Answered;
 use axum::extract::State;
@@ -41,10 +45,10 @@ fn unknown(id: FlowRunId) -> ApiError {
         .hint("waft flow-run list shows those there are")
 }
 
-fn over(run: &Standing) -> ApiError {
+fn over(run: &Standing, verb: &str) -> ApiError {
     let at = run.ended_at.map_or(String::new(), |at| format!(" at {at}"));
     let message = format!(
-        "the run `{}` is over: it became {}{at}, so there is nothing to cancel",
+        "the run `{}` is over: it became {}{at}, so there is nothing to {verb}",
         run.id, run.state
     );
     ApiError::new(Code::FlowRunOver, message)
@@ -74,7 +78,7 @@ pub(super) async fn create(
     {
         let made = flow_run::find(&mut reader, &app.db.memory, &access.realm, id).await?;
         let made = made.ok_or_else(|| unknown(id))?;
-        return Ok(Answered(app.with_result_until(made.flow_run)));
+        return Ok(Answered(app.shown(made.flow_run)));
     }
     if flow.is_archived {
         return Err(archived(&flow.name));
@@ -224,6 +228,14 @@ pub(super) async fn list(
         Some(Ok(state)) => Some(state),
         Some(Err(why)) => return Err(ApiError::new(Code::QueryBad, format!("`state`: {why}"))),
     };
+    let state = match (query.late, state) {
+        (false, state) => state,
+        (true, None | Some(RunState::Scheduled)) => Some(RunState::Scheduled),
+        (true, Some(state)) => {
+            let message = format!("a run that is {state} is not late: only Scheduled ones are");
+            return Err(ApiError::new(Code::QueryBad, message));
+        }
+    };
     let mut reader = app.db.reader().await?;
     let project = match &query.project {
         Some(text) => Some(project::found(&mut reader, &access.realm, text).await?),
@@ -258,8 +270,8 @@ pub(super) async fn list(
     };
     let mut items = flow_run::list(&mut reader, &app.db.memory, &filter).await?;
     let next = super::next_of(&mut items, limit, |last| last.id.to_string());
-    let items = items.into_iter().map(|run| app.with_result_until(run));
-    let items = items.collect();
+    let items = items.into_iter().map(|run| app.shown(run));
+    let items = items.filter(|run| run.is_late || !query.late).collect();
     Ok(Answered(Page { items, next }))
 }
 
@@ -284,7 +296,7 @@ pub(super) async fn show(
         drop(reader);
         let is_new = query.after.is_none_or(|after| run.transition > after);
         if is_new || run.state.is_over() || !app.wait_for(told, end).await {
-            return Ok(Answered(app.with_result_until(run)));
+            return Ok(Answered(app.shown(run)));
         }
     }
 }
@@ -435,7 +447,7 @@ pub(super) async fn cancel(
                     return Err(unseen());
                 }
                 if run.state.is_over() {
-                    return Err(over(&run));
+                    return Err(over(&run, "cancel"));
                 }
                 let mut agent = None;
                 if run.state != RunState::Cancelling {

@@ -4,21 +4,26 @@
 //! `State::after`), and hands it to [`apply`] in the same transaction. The statement there checks the
 //! version and the lease epoch that were read, so that nothing that happened in between is lost.
 
+mod claimed;
 mod ending;
 mod line;
 mod listing;
+mod live;
+mod people;
 mod queued;
+mod resting;
+mod retried;
 mod waiting;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::memory::Memory;
 use super::sql::{Many, Sql};
 use super::transition::Step;
 use super::tx::{Arg, Json, Row, Tx, args};
-use super::{DbError, requirement, task_run, transition};
+use super::{DbError, transition};
 use crate::model::artifact::Digest;
 use crate::model::id::{AgentId, FlowId, FlowRunId, FlowVersionId, ProjectId, SessionId};
 use crate::model::parameter::Bound;
@@ -27,12 +32,20 @@ use crate::model::schedule::Overlap;
 use crate::model::state::{Event, Refusal, State};
 use crate::wire::LeaseKey;
 
+pub use claimed::{Claimant, pin_results};
 pub use ending::{cancel, end_left, end_tasks};
 pub use line::{Candidate, Head, heads, line, take, take_these};
 #[cfg(test)]
 pub(super) use line::{HEADS, LINE, LINE_WITHOUT};
 pub use listing::{Filter, Found, find, list};
+pub use live::{forget, live};
+pub(super) use people::resume_decided;
+pub use people::{Unheard, decide, decided_for, paused};
 pub use queued::{Going, QueuedHead, going, queued, queued_heads, take_going, take_queued};
+#[cfg(test)]
+pub(super) use resting::OVERDUE;
+pub use resting::{is_overdue, overdue};
+pub use retried::keep;
 pub use waiting::{Waiting, change_requirements, dues, requirements, waiting};
 
 /// What a change of a run has to know of it, and what the change makes of it.
@@ -72,10 +85,22 @@ pub struct Standing {
     pub claimed_at: Option<Timestamp>,
     /// Until when its agent has it, in lease time; none if nobody has.
     pub lease_until: Option<Timestamp>,
-    /// When it is due.
+    /// When it was due at first.
     pub scheduled_at: Timestamp,
+    /// When it may be claimed: later than that where it waits for a later attempt.
+    pub due_at: Timestamp,
+    /// How often it was handed back to wait.
+    pub rests: u32,
+    /// How long it may take from its start.
+    pub timeout_ms: u64,
     /// When its first attempt began.
     pub started_at: Option<Timestamp>,
+    /// When it will have taken as long as it may; none before it has begun, and while it is paused.
+    pub deadline_at: Option<Timestamp>,
+    /// While it is paused: how long it may still take.
+    pub left_ms: Option<u64>,
+    /// The run of which it keeps what went well, if it is a retry.
+    pub retry_of: Option<FlowRunId>,
     /// When it was over.
     pub ended_at: Option<Timestamp>,
     /// Where its result is kept.
@@ -100,19 +125,6 @@ pub struct Move<'a> {
     pub by: &'a str,
 }
 
-/// Who claims, and until when.
-#[derive(Clone, Copy, Debug)]
-pub struct Claimant {
-    /// The agent.
-    pub agent_id: AgentId,
-    /// Its session.
-    pub session_id: SessionId,
-    /// Now, in lease time.
-    pub claimed_at: Timestamp,
-    /// When the lease ends, in lease time.
-    pub lease_until: Timestamp,
-}
-
 impl Standing {
     /// Returns the run under its last claim.
     #[must_use]
@@ -134,8 +146,16 @@ impl Standing {
         self.code = moved.code.map(str::to_owned);
         if self.state == State::Running && self.started_at.is_none() {
             self.started_at = Some(moved.at);
+            let may_take = Duration::from_millis(self.timeout_ms);
+            self.deadline_at = moved.at.checked_add(may_take).ok();
         }
-        if self.state == State::Scheduled || self.state.is_over() {
+        if moved.event == Event::Pause {
+            self.stop_clock(moved.at);
+        }
+        if moved.event == Event::Resume {
+            self.go_on(moved.at);
+        }
+        if matches!(self.state, State::Scheduled | State::Paused) || self.state.is_over() {
             (self.session_id, self.lease_until) = (None, None);
         }
         if self.state.is_over() {
@@ -143,28 +163,6 @@ impl Standing {
         }
         self.note(None, moved, self.state);
         Ok(())
-    }
-
-    /// Moves the run into the hands of an agent, under a new epoch.
-    ///
-    /// # Errors
-    ///
-    /// Refuses what may not happen, and then changes nothing.
-    pub fn claim(&mut self, who: &Claimant, at: Timestamp, by: &str) -> Result<(), Refusal> {
-        self.state.after(Event::Claim)?;
-        self.epoch += 1;
-        self.reported = 0;
-        self.agent_id = Some(who.agent_id);
-        self.session_id = Some(who.session_id);
-        self.claimed_at = Some(who.claimed_at);
-        self.lease_until = Some(who.lease_until);
-        self.step(&Move {
-            event: Event::Claim,
-            message: "",
-            code: None,
-            at,
-            by,
-        })
     }
 
     /// Adds a step to the history: of the run, or of one of its task runs.
@@ -194,7 +192,8 @@ macro_rules! select {
             "SELECT id, project_id, flow_version_id, requirement_id, state, message, code, ",
             "transition, epoch, lost, reported, lines, open_tasks, agent_id, session_id, ",
             "claimed_at, lease_until, scheduled_at, started_at, ended_at, result, parameters, ",
-            "timeout_ms, flow_id, overlap, clock, rank FROM flow_run ",
+            "timeout_ms, flow_id, overlap, clock, rank, due_at, rests, deadline_at, left_ms, ",
+            "retry_of FROM flow_run ",
             $($rest),+
         )
     };
@@ -224,7 +223,13 @@ fn standing(row: &Row) -> Result<Standing, DbError> {
         claimed_at: row.get(15)?,
         lease_until: row.get(16)?,
         scheduled_at: row.get(17)?,
+        due_at: row.get(27)?,
+        rests: row.get(28)?,
+        timeout_ms: row.get(22)?,
         started_at: row.get(18)?,
+        deadline_at: row.get(29)?,
+        left_ms: row.get(30)?,
+        retry_of: row.get(31)?,
         ended_at: row.get(19)?,
         result: result.map(|Json(result)| result),
         read: (transition, epoch),
@@ -322,16 +327,17 @@ pub async fn take_of_agent(tx: &mut Tx, agent: AgentId) -> Result<Vec<Standing>,
 pub(super) static APPLY: Many = Many::new(
     "WITH n (id, was, under, state, message, code, transition, epoch, lost, reported, lines, \
      open_tasks, agent_id, session_id, claimed_at, lease_until, started_at, ended_at, \
-     requirement_id, result) AS (VALUES ",
+     requirement_id, result, due_at, rests, deadline_at, left_ms) AS (VALUES ",
     "($::bytea, $::bigint, $::bigint, $::text, $::text, $::text, $::bigint, $::bigint, $::bigint, \
      $::bigint, $::bigint, $::bigint, $::bytea, $::bytea, $::bigint, $::bigint, $::bigint, \
-     $::bigint, $::bigint, $::text)",
+     $::bigint, $::bigint, $::text, $::bigint, $::bigint, $::bigint, $::bigint)",
     ") UPDATE flow_run SET state = n.state, message = n.message, code = n.code, \
      transition = n.transition, epoch = n.epoch, lost = n.lost, reported = n.reported, \
      lines = n.lines, open_tasks = n.open_tasks, agent_id = n.agent_id, \
      session_id = n.session_id, claimed_at = n.claimed_at, lease_until = n.lease_until, \
      started_at = n.started_at, ended_at = n.ended_at, requirement_id = n.requirement_id, \
-     result = n.result FROM n \
+     result = n.result, due_at = n.due_at, rests = n.rests, deadline_at = n.deadline_at, \
+     left_ms = n.left_ms FROM n \
      WHERE flow_run.id = n.id AND flow_run.transition = n.was AND flow_run.epoch = n.under",
 );
 
@@ -366,6 +372,10 @@ pub async fn apply(tx: &mut Tx, runs: Vec<Standing>) -> Result<(), DbError> {
             run.ended_at,
             run.requirement_id,
             run.result.map(Json),
+            run.due_at,
+            run.rests,
+            run.deadline_at,
+            run.left_ms,
         ];
         rows.push(row);
         steps.extend(run.steps.into_iter().map(|step| (run.id, step)));
@@ -375,21 +385,6 @@ pub async fn apply(tx: &mut Tx, runs: Vec<Standing>) -> Result<(), DbError> {
         return Err(tx.raced());
     }
     transition::add(tx, steps).await
-}
-
-/// Makes a run that waits again require the root that the results of its finished tasks lie in.
-pub async fn pin_results(tx: &mut Tx, memory: &Memory, run: &mut Standing) -> Result<(), DbError> {
-    let Some(result) = task_run::newest_result(tx, run.id).await? else {
-        return Ok(());
-    };
-    let known = memory.requirement(tx, run.requirement_id).await?;
-    if known.results_root.as_ref() == Some(&result.root) {
-        return Ok(());
-    }
-    let mut changed = (*known).clone();
-    changed.results_root = Some(result.root);
-    run.requirement_id = requirement::intern(tx, &changed).await?;
-    Ok(())
 }
 
 /// A run to be made.
@@ -435,9 +430,9 @@ const ADD: Sql = Sql {
     sqlite: "INSERT INTO flow_run (id, project_id, flow_id, flow_version_id, requirement_id, \
         state, message, parameters, rank, created_at, scheduled_at, timeout_ms, transition, epoch, \
         lost, reported, lines, open_tasks, clock, nominal_at, overlap, idempotency_key, \
-        request_digest) \
+        request_digest, due_at) \
         SELECT $1, f.project_id, f.id, v.id, coalesce($4, v.requirement_id), 'Scheduled', '', $5, \
-        $6, $7, $8, $9, 1, 0, 0, 0, 0, 0, $10, $11, $12, $13, $14 \
+        $6, $7, $8, $9, 1, 0, 0, 0, 0, 0, $10, $11, $12, $13, $14, $8 \
         FROM flow f JOIN flow_version v ON v.flow_id = f.id \
         WHERE f.id = $2 AND v.id = $3 AND NOT f.is_archived ON CONFLICT DO NOTHING; \
         INSERT INTO transition (flow_run_id, number, at, state, message, by_whom, epoch) \
@@ -449,10 +444,10 @@ const ADD: Sql = Sql {
         made AS (INSERT INTO flow_run (id, project_id, flow_id, flow_version_id, requirement_id, \
         state, message, parameters, rank, created_at, scheduled_at, timeout_ms, transition, epoch, \
         lost, reported, lines, open_tasks, clock, nominal_at, overlap, idempotency_key, \
-        request_digest) \
+        request_digest, due_at) \
         SELECT $1::bytea, project_id, id, version, coalesce($4::bigint, requirement_id), \
         'Scheduled', '', $5::text, $6::bigint, $7::bigint, $8::bigint, $9::bigint, 1, 0, 0, 0, 0, \
-        0, $10::text, $11::bigint, $12::text, $13::text, $14::bytea FROM pinned \
+        0, $10::text, $11::bigint, $12::text, $13::text, $14::bytea, $8::bigint FROM pinned \
         ON CONFLICT DO NOTHING RETURNING id) \
         INSERT INTO transition (flow_run_id, number, at, state, message, by_whom, epoch) \
         SELECT id, 1, $7::bigint, 'Scheduled', '', $15::text, 0 FROM made",

@@ -66,12 +66,14 @@ impl Standing {
                 ..moved.clone()
             });
         }
-        if self.state != State::Claimed || self.epoch < CLAIMS_MAX {
+        // A claim after which it was handed back to wait was none in vain.
+        let claims = self.epoch.saturating_sub(self.rests);
+        if self.state != State::Claimed || claims < CLAIMS_MAX {
             self.step(moved)?;
             self.lost += u32::from(is_stopped);
             return Ok(());
         }
-        let (claims, last) = (self.epoch, moved.message);
+        let last = moved.message;
         let message = format!("{claims} claims ended before it started; the last: {last}");
         self.step(&Move {
             event: Event::Crash,

@@ -51,6 +51,16 @@ const OF_FILES: &[Step] = &[
         "replicas",
         include_str!("../../../migrations/sqlite/0006_replicas.sql"),
     ),
+    (
+        7,
+        "waiting",
+        include_str!("../../../migrations/sqlite/0007_waiting.sql"),
+    ),
+    (
+        8,
+        "people",
+        include_str!("../../../migrations/sqlite/0008_people.sql"),
+    ),
 ];
 
 /// Every migration of a PostgreSQL database, by number.
@@ -74,6 +84,16 @@ const OF_POSTGRES: &[Step] = &[
         6,
         "replicas",
         include_str!("../../../migrations/postgres/0006_replicas.sql"),
+    ),
+    (
+        7,
+        "waiting",
+        include_str!("../../../migrations/postgres/0007_waiting.sql"),
+    ),
+    (
+        8,
+        "people",
+        include_str!("../../../migrations/postgres/0008_people.sql"),
     ),
 ];
 

@@ -316,6 +316,7 @@ mod tests {
             flow_run::HEADS.sqlite,
             flow_run::LINE.sqlite,
             flow_run::LINE_WITHOUT.sqlite,
+            flow_run::OVERDUE.sqlite,
             flow_run::READ.text(Kind::Sqlite, 3),
             flow_run::APPLY.text(Kind::Sqlite, 3),
             lease::RENEW.text(Kind::Sqlite, 3),

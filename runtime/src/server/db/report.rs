@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -54,8 +55,8 @@ pub struct Outcome {
     pub lapsed: Vec<LeaseKey>,
     /// Runs that something was written of.
     pub touched: Vec<FlowRunId>,
-    /// Requirements of runs that the agent handed back: they wait again.
-    pub waiting: Vec<i64>,
+    /// Runs that the agent handed back wait again: what they require, and when they are due.
+    pub waiting: Vec<(i64, Timestamp)>,
     /// Versions of which the agent declined a run, and why.
     pub declined: Vec<(FlowVersionId, String)>,
     /// Reports that made no sense where the run stood, and were left out.
@@ -125,8 +126,10 @@ impl<'a> Sheet<'a> {
             let Some(place) = version.places.get(&moved.task_run.task) else {
                 continue;
             };
-            // A run under its first claim that has reported nothing yet has no task run to read.
-            if standing.epoch > 1 || standing.reported > 0 {
+            // A run under its first claim that has reported nothing yet has no task run to read, but for what
+            // it keeps of another.
+            let has_kept = standing.retry_of.is_some();
+            if standing.epoch > 1 || standing.reported > 0 || has_kept {
                 keys.insert((run, *place, moved.task_run.map_index));
             }
         }
@@ -196,6 +199,8 @@ impl<'a> Sheet<'a> {
                 | Event::Crash
                 | Event::Stop
                 | Event::Lose
+                | Event::Rest
+                | Event::Pause
                 | Event::Decline
         ) {
             return false;
@@ -203,7 +208,7 @@ impl<'a> Sheet<'a> {
         let Some((run, _)) = self.runs.get_mut(&id) else {
             return false;
         };
-        let message = cut(&moved.message, MESSAGE_BYTES_MAX);
+        let message = cut(&moved.message);
         let step = Move {
             event: moved.event,
             message: &message,
@@ -216,6 +221,7 @@ impl<'a> Sheet<'a> {
         };
         let stepped = match step.event {
             Event::Lose => run.lose(&step),
+            Event::Rest => run.rest(&step, Duration::from_millis(moved.delay_ms)),
             _ => run.step(&step),
         };
         if stepped.is_err() {
@@ -225,7 +231,7 @@ impl<'a> Sheet<'a> {
             self.used.note(&result);
             run.result = Some(result);
         }
-        if run.state == State::Scheduled {
+        if matches!(run.state, State::Scheduled | State::Paused) {
             self.released.insert(id);
             if moved.event == Event::Decline {
                 let declined = (run.flow_version_id, message.clone());
@@ -241,7 +247,7 @@ impl<'a> Sheet<'a> {
         let Some((run, _)) = claimed.filter(|(run, _)| run.state == State::Claimed) else {
             return false;
         };
-        run.message = cut(message, MESSAGE_BYTES_MAX);
+        run.message = cut(message);
         true
     }
 
@@ -260,6 +266,16 @@ impl<'a> Sheet<'a> {
             return false;
         };
         let key = (id, *place, moved.task_run.map_index);
+        if moved.event == Event::Decide {
+            // It was moved when it was decided; by this its agent says that it knows.
+            let known = self.tasks.get_mut(&key);
+            let Some(task) = known.filter(|task| task.decision.is_some()) else {
+                return false;
+            };
+            task.is_heard = true;
+            self.changed_tasks.insert(key);
+            return true;
+        }
         let is_known = self.tasks.contains_key(&key);
         let task = self.tasks.entry(key).or_default();
         let was_open = is_known && !task.state.is_over();
@@ -273,7 +289,7 @@ impl<'a> Sheet<'a> {
             }
             return false;
         }
-        moved.message = cut(&moved.message, MESSAGE_BYTES_MAX);
+        moved.message = cut(&moved.message);
         moved.code = moved.code.filter(|code| code.len() <= CODE_BYTES_MAX);
         moved.denials.truncate(DENIALS_MAX);
         if task.step(&moved, at).is_err() {
@@ -314,7 +330,7 @@ impl<'a> Sheet<'a> {
                 return false;
             }
             run.lines += 1;
-            line.text = cut(&line.text, LINE_BYTES_MAX);
+            line.text = cut_to(&line.text, LINE_BYTES_MAX);
             let place = place(version, line.task_run.as_ref());
             self.lines.push(log_line::row(id, run.lines, place, line));
         }
@@ -325,7 +341,7 @@ impl<'a> Sheet<'a> {
         let Some(place) = place(version, Some(&card.task_run)) else {
             return false;
         };
-        card.title = cut(&card.title, TITLE_BYTES_MAX);
+        card.title = cut_to(&card.title, TITLE_BYTES_MAX);
         let key = (id, place, card.task_run.map_index);
         self.cards.insert((key, card.title.clone()), card);
         true
@@ -339,7 +355,13 @@ impl<'a> Sheet<'a> {
                 let own = own.filter_map(|key| Some((*key, self.tasks.get(key)?.clone())));
                 task_run::put(tx, own.collect::<Vec<_>>()).await?;
                 flow_run::pin_results(tx, memory, run).await?;
-                self.outcome.waiting.push(run.requirement_id);
+                if run.state == State::Paused {
+                    flow_run::resume_decided(tx, run, self.now).await?;
+                }
+                if run.state == State::Paused {
+                    continue;
+                }
+                self.outcome.waiting.push((run.requirement_id, run.due_at));
             }
         }
         let changed = std::mem::take(&mut self.changed_tasks);
@@ -381,8 +403,13 @@ fn place(version: &Version, task: Option<&TaskRunKey>) -> Option<u32> {
     version.places.get(&task?.task).copied()
 }
 
+/// Cuts a message to what is kept of it.
+pub(super) fn cut(text: &str) -> String {
+    cut_to(text, MESSAGE_BYTES_MAX)
+}
+
 /// Cuts a text to so many bytes, at a character.
-fn cut(text: &str, most: usize) -> String {
+fn cut_to(text: &str, most: usize) -> String {
     let mut end = text.len().min(most);
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -12,7 +12,7 @@ use super::flow_version::Version;
 use super::sql::Many;
 use super::tx::{Arg, Json, Row, Tx, args};
 use crate::model::id::FlowRunId;
-use crate::model::run::{ResultRef, TaskRun, TaskRunMoved, Usage};
+use crate::model::run::{Decision, ResultRef, TaskRun, TaskRunMoved, Usage};
 use crate::model::state::{Event, Refusal, State};
 
 /// Names a task run: the run, the task's place in the definition, the element.
@@ -45,6 +45,10 @@ pub struct Kept {
     pub result: Option<ResultRef>,
     /// What it asked for and did not get.
     pub denials: Vec<String>,
+    /// What a person has decided since it was paused last.
+    pub decision: Option<Decision>,
+    /// Whether its agent knows of that, or will by its claim.
+    pub is_heard: bool,
 }
 
 impl Default for Kept {
@@ -62,6 +66,8 @@ impl Default for Kept {
             usage: Usage::default(),
             result: None,
             denials: Vec::new(),
+            decision: None,
+            is_heard: true,
         }
     }
 }
@@ -70,6 +76,9 @@ impl Kept {
     /// Moves it by what an agent reported.
     pub(super) fn step(&mut self, moved: &TaskRunMoved, at: Timestamp) -> Result<(), Refusal> {
         self.end_by(moved.event, &moved.message, at)?;
+        if moved.event == Event::Pause {
+            (self.decision, self.is_heard) = (None, true);
+        }
         self.code.clone_from(&moved.code);
         self.attempts = moved.attempts;
         self.failures = moved.failures;
@@ -83,6 +92,13 @@ impl Kept {
         if moved.result.is_some() {
             self.result.clone_from(&moved.result);
         }
+        Ok(())
+    }
+
+    /// Moves it by what a person has decided, which its agent has to hear of if it has one.
+    pub(super) fn decide(&mut self, decision: &Decision, is_leased: bool) -> Result<(), Refusal> {
+        self.end_by(Event::Decide, &decision.to_string(), decision.at)?;
+        (self.decision, self.is_heard) = (Some(decision.clone()), !is_leased);
         Ok(())
     }
 
@@ -104,7 +120,9 @@ impl Kept {
         Ok(())
     }
 
-    fn listed(self, task: String, map_index: Option<u32>) -> TaskRun {
+    /// Shows it under the name of its task.
+    #[must_use]
+    pub fn listed(self, task: String, map_index: Option<u32>) -> TaskRun {
         TaskRun {
             task,
             map_index,
@@ -120,6 +138,7 @@ impl Kept {
             usage: self.usage,
             result: self.result,
             denials: self.denials,
+            decision: self.decision,
         }
     }
 }
@@ -129,7 +148,8 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT flow_run_id, task, map_index, state, message, code, attempts, loop_count, ",
-            "started_at, ended_at, \"usage\", result, denials, failures, retry_at FROM ",
+            "started_at, ended_at, \"usage\", result, denials, failures, retry_at, decision, ",
+            "is_heard FROM ",
             $rest
         )
     };
@@ -139,6 +159,7 @@ fn kept(row: &Row) -> Result<(Key, Kept), DbError> {
     let map_index: i64 = row.get(2)?;
     let (Json(usage), Json(denials)) = (row.get(10)?, row.get(12)?);
     let result: Option<Json<ResultRef>> = row.get(11)?;
+    let decision: Option<Json<Decision>> = row.get(15)?;
     let kept = Kept {
         state: row.get(3)?,
         message: row.get(4)?,
@@ -152,6 +173,8 @@ fn kept(row: &Row) -> Result<(Key, Kept), DbError> {
         denials,
         failures: row.get(13)?,
         retry_at: row.get(14)?,
+        decision: decision.map(|Json(decision)| decision),
+        is_heard: row.get(16)?,
     };
     let key = (row.get(0)?, row.get(1)?, u32::try_from(map_index).ok());
     Ok((key, kept))
@@ -159,13 +182,15 @@ fn kept(row: &Row) -> Result<(Key, Kept), DbError> {
 
 static PUT: Many = Many::new(
     "INSERT INTO task_run (flow_run_id, task, map_index, state, message, code, attempts, \
-     loop_count, started_at, ended_at, \"usage\", result, denials, failures, retry_at) VALUES ",
-    "($, $, $, $, $, $, $, $, $, $, $, $, $, $, $)",
+     loop_count, started_at, ended_at, \"usage\", result, denials, failures, retry_at, \
+     decision, is_heard) VALUES ",
+    "($, $, $, $, $, $, $, $, $, $, $, $, $, $, $, $, $)",
     " ON CONFLICT (flow_run_id, task, map_index) DO UPDATE SET state = excluded.state, \
      message = excluded.message, code = excluded.code, attempts = excluded.attempts, \
      loop_count = excluded.loop_count, started_at = excluded.started_at, \
      ended_at = excluded.ended_at, \"usage\" = excluded.\"usage\", result = excluded.result, \
-     denials = excluded.denials, failures = excluded.failures, retry_at = excluded.retry_at",
+     denials = excluded.denials, failures = excluded.failures, retry_at = excluded.retry_at, \
+     decision = excluded.decision, is_heard = excluded.is_heard",
 );
 
 /// The keys come first and the join is crossed, so that each is looked up and nothing is scanned.
@@ -205,6 +230,8 @@ pub(super) async fn put(
             Json(kept.denials),
             kept.failures,
             kept.retry_at,
+            kept.decision.map(Json),
+            kept.is_heard,
         ]);
         row
     };
@@ -222,9 +249,24 @@ pub(super) async fn read(
     rows.iter().map(kept).collect()
 }
 
+/// Reads all task runs of a run.
+pub async fn read_all(tx: &mut Tx, run: FlowRunId) -> Result<Vec<(Key, Kept)>, DbError> {
+    let sql = select!("task_run WHERE flow_run_id = $1 ORDER BY task, map_index");
+    let rows = tx.rows(sql, args![run]).await?;
+    rows.iter().map(kept).collect()
+}
+
 /// Reads the task runs of a run that are not over.
 pub(super) async fn read_open(tx: &mut Tx, run: FlowRunId) -> Result<Vec<(Key, Kept)>, DbError> {
     let sql = select!("task_run WHERE flow_run_id = $1 AND ended_at IS NULL");
+    let rows = tx.rows(sql, args![run]).await?;
+    rows.iter().map(kept).collect()
+}
+
+/// Reads the task runs of a run that wait for a person, in their order.
+pub(super) async fn read_paused(tx: &mut Tx, run: FlowRunId) -> Result<Vec<(Key, Kept)>, DbError> {
+    let sql =
+        select!("task_run WHERE flow_run_id = $1 AND state = 'Paused' ORDER BY task, map_index");
     let rows = tx.rows(sql, args![run]).await?;
     rows.iter().map(kept).collect()
 }

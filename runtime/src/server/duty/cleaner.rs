@@ -1,5 +1,7 @@
-//! The cleaner: forgets agents that were not heard of for a month, and silent sessions long before;
-//! and dooms segments of results that nobody has used for as long as results are kept.
+//! The cleaner: forgets what was kept for long enough.
+//!
+//! Agents that were not heard of for a month, and silent sessions long before; runs that were over for as long
+//! as runs are kept; and segments of results that nobody has used for as long as results are kept are doomed.
 //!
 //! A run that is not over needs what its tasks have returned, however long ago: its segments are
 //! spared. Agents are asked to delete the doomed when they listen (`api/agent.rs`). Those under a root that
@@ -12,11 +14,13 @@ use jiff::SignedDuration;
 
 use super::{note, rest};
 use crate::server::app::App;
-use crate::server::db::{DbError, agent, segment};
+use crate::server::db::{DbError, agent, flow_run, segment};
 use crate::server::news::News;
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(60 * 60);
+/// Most runs that are forgotten in one transaction: with each go its log and its history.
+const BATCH: u32 = 50;
 /// How long an agent is remembered.
 const UNSEEN: SignedDuration = SignedDuration::from_hours(30 * 24);
 
@@ -27,6 +31,7 @@ const UNOFFERED: SignedDuration = SignedDuration::from_hours(90 * 24);
 pub(super) async fn keep(app: App) {
     loop {
         note("cleaner", doom(&app).await);
+        note("cleaner", forget_runs(&app).await);
         if !rest(&app, EVERY, std::future::pending()).await {
             return;
         }
@@ -59,6 +64,34 @@ pub async fn clean(app: &App) -> Result<u64, DbError> {
     app.db
         .write(move |tx| Box::pin(agent::forget_unseen(tx, since)))
         .await
+}
+
+/// Forgets the runs that were kept for long enough; answers how many.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn forget_runs(app: &App) -> Result<u64, DbError> {
+    let keep = SignedDuration::try_from(app.runs_keep).unwrap_or(SignedDuration::MAX);
+    // Nothing is that old where time has hardly begun.
+    let Ok(before) = app.clock.now().checked_sub(keep) else {
+        return Ok(0);
+    };
+    let mut count = 0;
+    loop {
+        let forget = app
+            .db
+            .write(move |tx| Box::pin(flow_run::forget(tx, before, BATCH)));
+        let forgotten = forget.await?;
+        count += forgotten;
+        if forgotten < u64::from(BATCH) {
+            break;
+        }
+    }
+    if count > 0 {
+        tracing::info!(runs = count, "runs were kept long enough");
+    }
+    Ok(count)
 }
 
 /// Dooms the segments that nobody needs any more; answers how many.

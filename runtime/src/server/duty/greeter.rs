@@ -62,7 +62,7 @@ pub async fn look(app: &App) -> Result<(), DbError> {
     let mut reader = app.db.reader().await?;
     let mut heads = flow_run::heads(&mut reader).await?;
     drop(reader);
-    heads.retain(|head| head.scheduled_at <= now);
+    heads.retain(|head| head.due_at <= now);
     for head in heads {
         app.wake(head.requirement_id, 1).await?;
     }

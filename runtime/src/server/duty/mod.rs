@@ -10,6 +10,7 @@ pub mod rescuer;
 pub mod ringer;
 pub mod scheduler;
 pub mod teller;
+pub mod timekeeper;
 pub mod usher;
 
 use std::panic::AssertUnwindSafe;
@@ -31,6 +32,7 @@ pub(super) fn start(app: &App) -> Vec<tokio::task::JoinHandle<()>> {
         spawn(app, "scheduler", scheduler::keep),
         spawn(app, "usher", usher::keep),
         spawn(app, "rescuer", rescuer::keep),
+        spawn(app, "timekeeper", timekeeper::keep),
         spawn(app, "cleaner", cleaner::keep),
     ];
     if app.db.is_shared() {
@@ -110,6 +112,7 @@ mod tests {
             lease: Duration::from_secs(30),
             hosts: Vec::new(),
             results_keep: server::RESULTS_KEEP,
+            runs_keep: server::RUNS_KEEP,
             clock: Clock::default(),
         };
         let (app, _) = server::open(&settings).await.unwrap();

@@ -110,6 +110,6 @@ pub(in crate::server) async fn announce(app: &App, taken: &[Standing]) {
     let ids: Vec<FlowRunId> = taken.iter().map(|run| run.id).collect();
     app.tell(&ids);
     for run in taken.iter().filter(|run| run.state == State::Scheduled) {
-        app.announce(run.requirement_id, run.scheduled_at, 1).await;
+        app.announce(run.requirement_id, run.due_at, 1).await;
     }
 }

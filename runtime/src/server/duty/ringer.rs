@@ -120,6 +120,7 @@ mod tests {
             lease: Duration::from_secs(30),
             hosts: Vec::new(),
             results_keep: server::RESULTS_KEEP,
+            runs_keep: server::RUNS_KEEP,
             clock: clock.clone(),
         };
         let (app, _) = server::open(&settings).await.unwrap();

@@ -81,6 +81,7 @@ mod tests {
             lease: std::time::Duration::from_secs(30),
             hosts: Vec::new(),
             results_keep: server::RESULTS_KEEP,
+            runs_keep: server::RUNS_KEEP,
             clock,
         };
         let (app, _) = server::open(&settings).await.unwrap();

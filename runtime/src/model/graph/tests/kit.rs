@@ -11,7 +11,7 @@ use super::super::super::artifact::Digest;
 use super::super::super::flow::{
     Body, Condition, Definition, Described, Edge, Mapping, Source, Task,
 };
-use super::super::super::run::{ResultRef, TaskRun, TaskRunMoved, Usage};
+use super::super::super::run::{Decision, ResultRef, TaskRun, TaskRunKey, TaskRunMoved, Usage};
 use super::super::super::state::{Event, State};
 use super::super::super::value::Value;
 use super::super::{Attempt, Chore, Ended, Ending, Graph, Lost, Outcome, Output, Slot};
@@ -90,6 +90,10 @@ impl Flow {
             definition: serde_json::from_value(definition).unwrap(),
             constants: HashMap::new(),
         })
+    }
+
+    pub(super) const fn described(&self) -> &Definition {
+        &self.0.definition
     }
 
     fn definition(&mut self) -> &mut Definition {
@@ -180,7 +184,7 @@ impl Flow {
         self.graph_of(Vec::new(), 0)
     }
 
-    fn graph_of(&self, earlier: Vec<TaskRun>, lost: u32) -> Graph {
+    pub(super) fn graph_of(&self, earlier: Vec<TaskRun>, lost: u32) -> Graph {
         self.0.definition.check().unwrap();
         let parameters = [("p".to_owned(), Value::json("1"))];
         Graph::new(Arc::new(self.0.clone()), &parameters, earlier, lost).unwrap()
@@ -194,6 +198,25 @@ impl Flow {
         let mut drive = Drive::new(self, self.graph());
         drive.go(order, usize::MAX, body);
         drive.check_end();
+        drive
+    }
+
+    /// Runs until nothing goes on without a person.
+    pub(super) fn run_alone(&self, body: impl FnMut(&str, &Attempt) -> Ending) -> Drive {
+        self.take_up(Vec::new(), body)
+    }
+
+    /// Takes a run up, and goes on until nothing does without a person.
+    pub(super) fn take_up(
+        &self,
+        earlier: Vec<TaskRun>,
+        body: impl FnMut(&str, &Attempt) -> Ending,
+    ) -> Drive {
+        let states = earlier.iter().map(|run| (key_of(run), run.state));
+        let states = states.collect();
+        let mut drive = Drive::new(self, self.graph_of(earlier, 0));
+        (drive.states, drive.has_people) = (states, false);
+        drive.go(Order::Oldest, usize::MAX, body);
         drive
     }
 
@@ -226,6 +249,22 @@ impl Flow {
     }
 }
 
+pub(super) fn decision(is_declined: bool) -> Decision {
+    Decision {
+        is_declined,
+        by: "ada".to_owned(),
+        reason: String::new(),
+        at: Timestamp::UNIX_EPOCH,
+    }
+}
+
+pub(super) fn name_of(run: &TaskRun) -> TaskRunKey {
+    TaskRunKey {
+        task: run.task.clone(),
+        map_index: run.map_index,
+    }
+}
+
 fn key_of(run: &TaskRun) -> (String, Option<u32>) {
     (run.task.clone(), run.map_index)
 }
@@ -250,6 +289,9 @@ pub(super) struct Drive {
     pub(super) kept: HashMap<Digest, Value>,
     pub(super) delays: Vec<u64>,
     pub(super) most_running: usize,
+    /// Whether somebody decides once nothing else is left to be done.
+    has_people: bool,
+    decisions: HashMap<(String, Option<u32>), Decision>,
 }
 
 impl Drive {
@@ -263,6 +305,8 @@ impl Drive {
             kept: HashMap::new(),
             delays: Vec::new(),
             most_running: 0,
+            has_people: true,
+            decisions: HashMap::new(),
         }
     }
 
@@ -294,8 +338,18 @@ impl Drive {
                 continue;
             }
             if running.is_empty() {
-                let Some(slot) = sleeping.pop() else { return };
-                self.graph.wake(slot);
+                if let Some(slot) = sleeping.pop() {
+                    self.graph.wake(slot);
+                    continue;
+                }
+                let mut paused = self.paused();
+                if paused.is_empty() || !self.has_people {
+                    return;
+                }
+                let key = paused.swap_remove(dice.below(paused.len()));
+                // By the name alone, so that the order does not matter.
+                let sum = key.bytes().map(u32::from).sum::<u32>();
+                self.decide(&key, sum.is_multiple_of(4));
                 continue;
             }
             let at = match order {
@@ -357,6 +411,9 @@ impl Drive {
     /// Notes what was told; the lifecycle must allow it.
     fn hear(&mut self, moved: TaskRunMoved) {
         let key = (moved.task_run.task.clone(), moved.task_run.map_index);
+        if moved.event == Event::Pause {
+            self.decisions.remove(&key);
+        }
         let state = self.states.entry(key).or_insert(State::Pending);
         *state = state.after(moved.event).unwrap_or_else(|refusal| {
             panic!("{}: {refusal}", moved.task_run);
@@ -406,6 +463,31 @@ impl Drive {
         for (key, state) in &self.states {
             assert!(state.is_over(), "{key:?} is {state}");
         }
+    }
+
+    /// Lists who waits for a person.
+    pub(super) fn paused(&self) -> Vec<String> {
+        let paused = self.graph.paused();
+        let mut keys: Vec<_> = paused
+            .map(|(slot, _)| self.graph.key(slot).to_string())
+            .collect();
+        keys.sort();
+        keys
+    }
+
+    /// Has somebody decide.
+    pub(super) fn decide(&mut self, key: &str, is_declined: bool) {
+        let key: TaskRunKey = key.parse().unwrap();
+        let decision = decision(is_declined);
+        let known = (key.task.clone(), key.map_index);
+        self.decisions.insert(known, decision.clone());
+        self.graph.decided(&key, decision);
+        self.listen();
+    }
+
+    /// Goes on after somebody has decided.
+    pub(super) fn go_on(&mut self, body: impl FnMut(&str, &Attempt) -> Ending) {
+        self.go(Order::Oldest, usize::MAX, body);
     }
 
     pub(super) fn stop(&mut self) {
@@ -486,6 +568,7 @@ impl Drive {
                 usage: moved.usage,
                 result: moved.result.clone(),
                 denials: moved.denials.clone(),
+                decision: self.decisions.get(&key).cloned(),
             };
             runs.insert(key, run);
         }
@@ -549,6 +632,7 @@ pub(super) fn random(seed: u64) -> (Flow, u64) {
             Trigger::AnySuccessful,
             Trigger::AnyFailed,
             Trigger::NotAllSkipped,
+            Trigger::ManualOnly,
         ];
         flow = flow.change(name, |task| {
             task.is_mapped = is_mapped;
@@ -581,6 +665,7 @@ pub(super) fn random_ending(bodies: u64, key: &str, attempt: &Attempt) -> Ending
         1 => Ending::Skip(String::new()),
         2 => ok("[1,2]"),
         3 if attempt.loop_count < 3 => next("1"),
+        4 if attempt.approval.is_none() => Ending::Pause("may it?".to_owned()),
         _ => ok("1"),
     }
 }

@@ -18,30 +18,30 @@ pub struct Head {
     /// The priority with its sign turned.
     pub rank: i32,
     /// When it is due.
-    pub scheduled_at: Timestamp,
+    pub due_at: Timestamp,
 }
 
 pub(in crate::server::db) const HEADS: Sql = Sql {
-    sqlite: "WITH RECURSIVE head (requirement_id, rank, scheduled_at) \
-        AS (SELECT * FROM (SELECT requirement_id, rank, scheduled_at FROM flow_run \
-        WHERE state = 'Scheduled' ORDER BY requirement_id, rank, scheduled_at LIMIT 1) \
-        UNION ALL SELECT r.requirement_id, r.rank, r.scheduled_at FROM head h \
+    sqlite: "WITH RECURSIVE head (requirement_id, rank, due_at) \
+        AS (SELECT * FROM (SELECT requirement_id, rank, due_at FROM flow_run \
+        WHERE state = 'Scheduled' ORDER BY requirement_id, rank, due_at LIMIT 1) \
+        UNION ALL SELECT r.requirement_id, r.rank, r.due_at FROM head h \
         JOIN flow_run r ON r.id = coalesce( \
         (SELECT n.id FROM flow_run n WHERE n.state = 'Scheduled' \
         AND n.requirement_id = h.requirement_id AND n.rank > h.rank \
-        ORDER BY n.rank, n.scheduled_at LIMIT 1), \
+        ORDER BY n.rank, n.due_at LIMIT 1), \
         (SELECT n.id FROM flow_run n WHERE n.state = 'Scheduled' \
         AND n.requirement_id > h.requirement_id \
-        ORDER BY n.requirement_id, n.rank, n.scheduled_at LIMIT 1))) \
-        SELECT requirement_id, rank, scheduled_at FROM head",
-    postgres: "WITH RECURSIVE head (requirement_id, rank, scheduled_at) \
-        AS ((SELECT requirement_id, rank, scheduled_at FROM flow_run \
-        WHERE state = 'Scheduled' ORDER BY requirement_id, rank, scheduled_at LIMIT 1) \
-        UNION ALL SELECT n.requirement_id, n.rank, n.scheduled_at FROM head h CROSS JOIN LATERAL \
-        (SELECT r.requirement_id, r.rank, r.scheduled_at FROM flow_run r \
+        ORDER BY n.requirement_id, n.rank, n.due_at LIMIT 1))) \
+        SELECT requirement_id, rank, due_at FROM head",
+    postgres: "WITH RECURSIVE head (requirement_id, rank, due_at) \
+        AS ((SELECT requirement_id, rank, due_at FROM flow_run \
+        WHERE state = 'Scheduled' ORDER BY requirement_id, rank, due_at LIMIT 1) \
+        UNION ALL SELECT n.requirement_id, n.rank, n.due_at FROM head h CROSS JOIN LATERAL \
+        (SELECT r.requirement_id, r.rank, r.due_at FROM flow_run r \
         WHERE r.state = 'Scheduled' AND (r.requirement_id, r.rank) > (h.requirement_id, h.rank) \
-        ORDER BY r.requirement_id, r.rank, r.scheduled_at LIMIT 1) n) \
-        SELECT requirement_id, rank, scheduled_at FROM head",
+        ORDER BY r.requirement_id, r.rank, r.due_at LIMIT 1) n) \
+        SELECT requirement_id, rank, due_at FROM head",
 };
 
 /// Lists the head of each line, by jumping through the index from line to line: the cost grows with
@@ -53,7 +53,7 @@ pub async fn heads(tx: &mut Tx) -> Result<Vec<Head>, DbError> {
             Ok(Head {
                 requirement_id: row.get(0)?,
                 rank: row.get(1)?,
-                scheduled_at: row.get(2)?,
+                due_at: row.get(2)?,
             })
         })
         .collect()
@@ -68,8 +68,6 @@ pub struct Candidate {
     pub rank: i32,
     /// Its parameters.
     pub parameters: Bound,
-    /// How long it may take.
-    pub timeout_ms: u64,
     /// Its flow.
     pub flow_id: FlowId,
     /// What its schedule says about runs that overlap, if a clock made it and no agent has begun it.
@@ -83,7 +81,6 @@ pub(super) fn candidate(row: &Row) -> Result<Candidate, DbError> {
     let is_new = clock.is_some() && standing.epoch == 0;
     Ok(Candidate {
         parameters,
-        timeout_ms: row.get(22)?,
         flow_id: row.get(23)?,
         overlap: row.get::<Option<Overlap>>(24)?.filter(|_| is_new),
         rank: row.get(26)?,
@@ -95,7 +92,7 @@ macro_rules! line {
     ($rest:literal) => {
         select!(
             "WHERE state = 'Scheduled' AND requirement_id = $1 AND rank = $2 \
-             AND scheduled_at <= $3 ORDER BY scheduled_at LIMIT $4",
+             AND due_at <= $3 ORDER BY due_at LIMIT $4",
             $rest
         )
     };
@@ -111,10 +108,10 @@ macro_rules! line_without {
     ($is_without:literal, $rest:literal) => {
         select!(
             "WHERE id IN (SELECT n.id FROM flow_run n WHERE n.state = 'Scheduled' \
-             AND n.requirement_id = $1 AND n.rank = $2 AND n.scheduled_at <= $3 \
-             ORDER BY n.scheduled_at LIMIT 1000) AND state = 'Scheduled' AND ",
+             AND n.requirement_id = $1 AND n.rank = $2 AND n.due_at <= $3 \
+             ORDER BY n.due_at LIMIT 1000) AND state = 'Scheduled' AND ",
             $is_without,
-            " ORDER BY scheduled_at LIMIT $4",
+            " ORDER BY due_at LIMIT $4",
             $rest
         )
     };

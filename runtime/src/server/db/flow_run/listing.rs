@@ -20,7 +20,7 @@ macro_rules! listed {
             "SELECT r.id, r.flow_version_id, r.state, r.message, r.code, r.parameters, ",
             "r.requirement_id, r.rank, r.created_at, r.scheduled_at, r.started_at, r.ended_at, ",
             "r.epoch, (SELECT a.name FROM agent a WHERE a.id = r.agent_id), r.result, ",
-            "r.transition, r.clock, r.project_id FROM flow_run r ",
+            "r.transition, r.clock, r.project_id, r.due_at, r.retry_of FROM flow_run r ",
             $($rest),+
         )
     };
@@ -49,14 +49,17 @@ async fn listed(tx: &mut Tx, memory: &Memory, row: &Row) -> Result<FlowRun, DbEr
         priority: -rank,
         created_at: row.get(8)?,
         scheduled_at: row.get(9)?,
+        due_at: row.get(18)?,
         started_at: row.get(10)?,
         ended_at: row.get(11)?,
         claims: row.get(12)?,
         agent: row.get(13)?,
         result: result.map(|Json(result)| result),
+        is_late: false,
         result_until: None,
         transition: row.get(15)?,
         clock: row.get(16)?,
+        retry_of: row.get(19)?,
     })
 }
 

@@ -51,7 +51,7 @@ pub struct Waiting {
     /// The number of the requirement.
     pub requirement_id: i64,
     /// When the first of them is or was due.
-    pub scheduled_at: Timestamp,
+    pub due_at: Timestamp,
     /// How many they are.
     pub count: usize,
 }
@@ -63,20 +63,20 @@ pub async fn waiting(
     now: Timestamp,
 ) -> Result<Vec<Waiting>, DbError> {
     let sql = Sql {
-        sqlite: "SELECT requirement_id, min(scheduled_at), count(*) \
+        sqlite: "SELECT requirement_id, min(due_at), count(*) \
                  FROM flow_run INDEXED BY flow_run_waiting \
                  WHERE state = 'Scheduled' AND flow_version_id = $1 \
-                 GROUP BY requirement_id, max(scheduled_at, $2)",
-        postgres: "SELECT requirement_id, min(scheduled_at), count(*) FROM flow_run \
+                 GROUP BY requirement_id, max(due_at, $2)",
+        postgres: "SELECT requirement_id, min(due_at), count(*) FROM flow_run \
                    WHERE state = 'Scheduled' AND flow_version_id = $1 \
-                   GROUP BY requirement_id, greatest(scheduled_at, $2)",
+                   GROUP BY requirement_id, greatest(due_at, $2)",
     };
     let rows = tx.rows(sql, args![version, now]).await?;
     rows.iter()
         .map(|row| {
             Ok(Waiting {
                 requirement_id: row.get(0)?,
-                scheduled_at: row.get(1)?,
+                due_at: row.get(1)?,
                 count: row.get::<u32>(2)? as usize,
             })
         })
@@ -85,8 +85,8 @@ pub async fn waiting(
 
 /// Lists the instants to come at which waiting runs become due, with their requirements.
 pub async fn dues(tx: &mut Tx, after: Timestamp) -> Result<Vec<(Timestamp, i64)>, DbError> {
-    let sql = "SELECT DISTINCT scheduled_at, requirement_id FROM flow_run \
-               WHERE state = 'Scheduled' AND scheduled_at > $1";
+    let sql = "SELECT DISTINCT due_at, requirement_id FROM flow_run \
+               WHERE state = 'Scheduled' AND due_at > $1";
     let rows = tx.rows(sql, args![after]).await?;
     rows.iter()
         .map(|row| Ok((row.get(0)?, row.get(1)?)))
