@@ -214,6 +214,58 @@ async fn an_agent_starts_before_its_storages() {
     assert_eq!(ended.claims, 1);
 }
 
+/// The log of an agent says once that a storage of artifacts went away, and once that it is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_says_when_a_root_goes_and_when_it_comes_back() {
+    let processes = Processes::start(LEASE).await;
+    let mut store = StorageServer::start(Kind::Http).await;
+    let (root, key) = (store.root.to_string(), "echo.wasm");
+    store
+        .plant(key, std::fs::read(guest("echo").unwrap()).unwrap())
+        .await;
+    let place = format!("{root}{key}");
+    let words = ["register", &place, "--project", "demo"];
+    let done = waft(&processes, &store, words).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    let results = format!("file://{}", processes.folder().join("results").display());
+    let (_mira, said) = agent(&processes, "mira", (&store, &results), &[]);
+    processes.until_polling("mira").await;
+    store.stop();
+    let run = processes.run("echo", json!({"text": "x"})).await;
+    line_with(&said, "a root fails, and rests").await;
+    let looks_at = async || {
+        let agent = processes.client.agent("mira").await.unwrap();
+        agent.offer.resting.first().map(|rest| rest.looks_at)
+    };
+    let looked = async {
+        let (mut looks, mut last) = (0, None);
+        while looks < 2 {
+            let next = looks_at().await;
+            looks += u32::from(next.is_some() && next > last);
+            last = next.max(last);
+            // Nobody can watch agents.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    patient("a look in vain", looked).await;
+    store.resume().await;
+    processes.ends_as(run, State::Success).await;
+    line_with(&said, "a root is in reach again").await;
+    let lines = lines_of(&said);
+    let about: Vec<_> = lines.iter().filter(|line| line.contains(&root)).collect();
+    let [gone, back] = about.as_slice() else {
+        panic!("{lines:?}");
+    };
+    for words in ["WARN", "cannot reach", "looks_in_seconds=5"] {
+        assert!(gone.contains(words), "{gone}");
+    }
+    assert!(back.contains("in reach again"), "{back}");
+    assert!(
+        !lines.iter().any(|line| line.contains("hint=")),
+        "{lines:?}"
+    );
+}
+
 /// A storage that takes connections and says nothing holds up a start for a while only.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_starts_though_its_storages_hang() {

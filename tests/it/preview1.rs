@@ -4,7 +4,10 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use waft::storage::Kind;
+
 use crate::kit::program::{Processes, WAFT};
+use crate::kit::servers::StorageServer;
 use crate::kit::world::PROJECT;
 
 /// A program that writes a line and ends, as compilers make them: with nothing of components in it.
@@ -103,4 +106,22 @@ async fn it_is_registered_as_the_component_and_an_agent_runs_it() {
     let _agent = processes.agent("mira");
     let watched = finished(&mut at(&["flow-run", "create", "speaks", "--watch"]));
     assert_eq!(text(&watched.stdout), "ahoy, 1\n");
+}
+
+/// What comes from a web server is named as it was asked for, and where the component went is said.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_registered_from_a_web_server() {
+    let processes = Processes::start(Duration::from_secs(30)).await;
+    let store = StorageServer::start(Kind::Http).await;
+    let module = wat::parse_str(SPEAKS).unwrap();
+    store.plant("speaks.wasm", module).await;
+    let place = format!("{}speaks.wasm", store.root);
+    let mut register = processes.waft(["register", &place, "--project", PROJECT]);
+    let registered = finished(register.envs(store.environment()));
+    let said = text(&registered.stderr);
+    let adapted = format!("adapted `{place}`, a core module for WASI preview 1, to a component\n");
+    let flows = processes.home().join("flows");
+    let went = format!("the component went to `file://{}`\n", flows.display());
+    assert!(said.contains(&adapted) && said.contains(&went), "{said}");
+    assert!(!said.contains("component-"), "{said}");
 }

@@ -4,6 +4,7 @@
 //! the agent offers them. What a look finds to be away rests; nothing of it ends the agent.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -57,19 +58,23 @@ impl Failing {
 /// Says why a root failed as a whole, in one line and without the object at which it was noticed.
 fn why(error: &StorageError) -> String {
     match error {
-        StorageError::Denied { root, .. } => format!("`{root}` refuses access"),
+        StorageError::Denied { root, source, .. } => {
+            format!("`{root}` refuses access: {}", said(source.as_ref()))
+        }
         StorageError::Full { root, .. } => format!("the disk of `{root}` is full"),
         StorageError::Other { root, source, .. } => {
-            let said = chain(source.as_ref());
-            let said = said.lines().next().unwrap_or_default();
-            let said: String = said.chars().take(SAID_CHARS).collect();
-            format!(
-                "cannot reach `{root}`: {}",
-                said.trim_end_matches([':', ' '])
-            )
+            format!("cannot reach `{root}`: {}", said(source.as_ref()))
         }
         other => other.to_string(),
     }
+}
+
+/// Tells what a storage said, in one line that is not too long.
+fn said(source: &(dyn Error + Send + Sync + 'static)) -> String {
+    let said = chain(source);
+    let said = said.lines().next().unwrap_or_default();
+    let said: String = said.chars().take(SAID_CHARS).collect();
+    said.trim_end_matches([':', ' ']).to_owned()
 }
 
 /// The storages by the names under which they are offered. Cheap to clone.
@@ -112,7 +117,8 @@ impl Places {
         let looks = names.into_iter().map(async |name| {
             let error = self.look(name).await.err()?;
             let failing = Failing::of(&error);
-            let hint = error.hint().unwrap_or_default();
+            let hint = error.hint();
+            let hint = hint.as_deref();
             let error = anyhow::Error::new(error);
             match name == self.results.name() {
                 true => tracing::warn!(
@@ -181,6 +187,15 @@ mod tests {
         let second = away("GET segments/0fa3 in 12ms: refused");
         assert_ne!(second.why, first.why);
         assert_eq!(second.in_words_of(&first).why, first.why);
+        let closed = Failing::of(&StorageError::Denied {
+            root: "s3://a".to_owned(),
+            key: ".".to_owned(),
+            source: "there are no credentials\n".into(),
+        });
+        assert_eq!(
+            closed.why,
+            "`s3://a` refuses access: there are no credentials"
+        );
         let other = away("GET segments/0fa3 in 30s: no answer");
         assert_ne!(other.in_words_of(&first).why, first.why);
     }

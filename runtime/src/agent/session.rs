@@ -82,6 +82,29 @@ impl Rest {
         Self::lasting(length, failing.in_words_of(&self.failing), now)
     }
 
+    /// Says in the log that it begins.
+    fn warn(&self, root: &str, is_of_results: bool) {
+        let Failing { why, hint, .. } = &self.failing;
+        let hint = hint.as_deref();
+        let seconds = self.length.as_secs();
+        match is_of_results {
+            true => tracing::warn!(
+                storage.root = root,
+                error = why,
+                hint,
+                looks_in_seconds = seconds,
+                "the place of results fails: no run is taken before it answers"
+            ),
+            false => tracing::warn!(
+                storage.root = root,
+                error = why,
+                hint,
+                looks_in_seconds = seconds,
+                "a root fails, and rests"
+            ),
+        }
+    }
+
     fn lasting(length: Duration, failing: Failing, now: Monotonic) -> Self {
         Self {
             length,
@@ -246,6 +269,9 @@ impl Session {
                 Some(before) => Some(before.again(failing, now)),
                 None => Some(Rest::begin(failing, now)),
             };
+            if let Some(rest) = &rest {
+                rest.warn(root, self.roots.results == root);
+            }
             let is_news = rest.is_some();
             rests.extend(rest.map(|rest| (root.to_owned(), rest)));
             is_news
@@ -291,7 +317,8 @@ impl Session {
             let now = self.clock.monotonic();
             let rest = match &looked {
                 Ok(()) => {
-                    tracing::info!(storage.root = root, "a root is in reach again");
+                    // As loud as what was said when it went: whoever read that waits for this.
+                    tracing::warn!(storage.root = root, "a root is in reach again");
                     Rest {
                         until: now,
                         is_over: true,
@@ -299,10 +326,19 @@ impl Session {
                     }
                 }
                 Err(error) => {
-                    let failing = Failing::of(error);
-                    let error = error.to_string();
-                    tracing::debug!(storage.root = root, error, "a root is still out of reach");
-                    rest.again(failing, now)
+                    let next = rest.again(Failing::of(error), now);
+                    let (error, looks_in_seconds) = (&next.failing.why, next.length.as_secs());
+                    // Said once, and not at each look.
+                    match *error == rest.failing.why {
+                        true => tracing::debug!(
+                            storage.root = root,
+                            error,
+                            looks_in_seconds,
+                            "a root is still out of reach"
+                        ),
+                        false => next.warn(&root, self.roots.results == root),
+                    }
+                    next
                 }
             };
             lock(&self.rests).insert(root, rest);

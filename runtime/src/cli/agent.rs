@@ -51,8 +51,8 @@ Examples:
     },
     /// Lists the agents, the last heard of first.
     #[command(after_help = "\
-States: `polling` takes runs; `draining` was told from afar to take no more; `leaving` takes no more and
-finishes what it has; `gone` was not heard of for some seconds. `show` says more of one.")]
+States: `polling` takes runs; `draining` was told from afar to take no more; `leaving` takes no more
+and finishes what it has; `gone` was not heard of for some seconds. `show` says more of one.")]
     List,
     /// Shows an agent: what it offers, and the runs that it has.
     Show(fleet::Which),
@@ -90,7 +90,8 @@ pub(super) struct Flags {
     /// Offers only the labels that are given: not the name of this machine, and none of its storages.
     #[arg(long)]
     no_auto_labels: bool,
-    /// A storage root that it fetches from, beside the default storage. Repeatable.
+    /// A storage root that it fetches from, beside the default storage. It is that root and no other:
+    /// `s3://bucket` does not serve what is registered under `s3://bucket/flows`. Repeatable.
     #[arg(long, value_name = "ROOT")]
     root: Vec<Root>,
     /// A project whose code runs here, instead of those in config.toml; every project of its token
@@ -274,7 +275,12 @@ fn labels(flags: &Flags, set: &[String]) -> Done<Labels> {
     Ok(set.iter().chain(&flags.label).cloned().collect())
 }
 
-fn roots(flags: &Flags, call: &Call) -> Done<Vec<Root>> {
+/// Lists the roots of an agent that is started here.
+///
+/// # Errors
+///
+/// Says which setting is no root.
+pub(super) fn roots(flags: &Flags, call: &Call) -> Done<Vec<Root>> {
     let mut roots = vec![default_root(call)?];
     let local = crate::config::file_root(&call.config.home.flows());
     let set = &call.config.settings.agent.roots;

@@ -41,6 +41,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, call: &Call) -> Done {
     let which = Which {
+        shown: None,
         place: args.path.clone(),
         flags: super::command::Flags::default(),
     };

@@ -16,8 +16,9 @@ use crate::storage::ArtifactCache;
 pub(super) enum Verb {
     /// Lists what is kept, the last used first, and how much may be.
     #[command(after_help = "\
-`agent.cache.artifacts` and `agent.cache.code` in config.toml say how much is kept; beyond that, what
-was used longest ago goes first. Something that is larger by itself is kept until the next comes.")]
+`agent.cache.artifacts` and `agent.cache.code` in config.toml say how much is kept; beyond that,
+what was used longest ago goes first. Something that is larger by itself is kept until the next
+comes.")]
     List,
     /// Takes everything away, artifacts and compiled code; agents fetch and compile it again.
     #[command(after_help = "\

@@ -26,6 +26,9 @@ pub(crate) struct Which {
     pub(crate) place: PathBuf,
     #[command(flatten)]
     pub(crate) flags: command::Flags,
+    /// How it is named to people, where that is not its place.
+    #[arg(skip)]
+    pub(crate) shown: Option<String>,
 }
 
 /// A component that is ready to run, and what it is.
@@ -130,7 +133,7 @@ async fn prepare(
     sandbox: &Sandbox,
     digest: Digest,
     copy: &Path,
-    path: &Path,
+    shown: &str,
 ) -> Result<Arc<Prepared>, SandboxError> {
     let preparing = sandbox.prepare(digest, copy);
     tokio::pin!(preparing);
@@ -138,7 +141,7 @@ async fn prepare(
         Ok(prepared) => prepared,
         Err(_) => {
             if call.output.is_terminal() {
-                let what = format!("compiling `{}`, once for this machine", path.display());
+                let what = format!("compiling `{shown}`, once for this machine");
                 call.output.note(what);
             }
             preparing.await
@@ -154,20 +157,18 @@ impl Which {
     /// Says what is wrong with the place, the project or the component.
     pub(crate) async fn load(&self, call: &Call, sandbox: &Sandbox) -> Done<Component> {
         let (path, folder) = self.locate(call)?;
-        let read =
-            |error| anyhow::Error::new(error).context(format!("cannot read `{}`", path.display()));
+        let shown = self.shown.clone();
+        let shown = shown.unwrap_or_else(|| path.display().to_string());
+        let read = |error| anyhow::Error::new(error).context(format!("cannot read `{shown}`"));
         let size = std::fs::metadata(&path).map_err(read)?.len();
         let size_max = call.config.artifact_max();
         if size > size_max {
-            let what = format!(
-                "`{}` has {size} bytes; at most {size_max} are taken",
-                path.display()
-            );
+            let what = format!("`{shown}` has {size} bytes; at most {size_max} are taken");
             return Err(
                 Failure::could(what).or_hint("raise `agent.max.artifact` here and for the agents")
             );
         }
-        let refused = |error| refusal(error, &path);
+        let refused = |error| refusal(error, &shown);
         sweep(call.config.home.folder(), call.clock.now());
         let mut file = File::open(&path).map_err(read)?;
         let mut head = Vec::new();
@@ -189,8 +190,7 @@ impl Which {
         let made = match component {
             Some(component) => {
                 call.output.note(format_args!(
-                    "adapted `{}`, a core module for WASI preview 1, to a component",
-                    path.display()
+                    "adapted `{shown}`, a core module for WASI preview 1, to a component"
                 ));
                 copied(call, component.as_slice())
             }
@@ -203,12 +203,12 @@ impl Which {
             let what = format!("cannot copy the component into `{home}`");
             anyhow::Error::new(error).context(what)
         })?;
-        let prepared = prepare(call, sandbox, digest, &copy, &path)
+        let prepared = prepare(call, sandbox, digest, &copy, &shown)
             .await
             .map_err(refused)?;
         let described = match prepared.kind() {
             Kind::Flow if !self.flags.is_empty() => {
-                let what = format!("`{}` is a flow and says itself what it is", path.display());
+                let what = format!("`{shown}` is a flow and says itself what it is");
                 return Err(
                     Failure::could(what).or_hint("leave out `--name`, `--net` and the like")
                 );
@@ -281,7 +281,7 @@ fn parent(file: &Path) -> PathBuf {
 }
 
 /// Says in the user's terms why a component was refused.
-fn refusal(error: SandboxError, path: &Path) -> Failure {
+fn refusal(error: SandboxError, shown: &str) -> Failure {
     match error {
         SandboxError::Rejected { code, message } => {
             let hint = match code {
@@ -290,14 +290,14 @@ fn refusal(error: SandboxError, path: &Path) -> Failure {
                 _ => None,
             };
             let failure = Failure::could(format!("{message} ({code})"))
-                .context(format!("`{}` cannot be used", path.display()));
+                .context(format!("`{shown}` cannot be used"));
             match hint {
                 Some(hint) => failure.or_hint(hint),
                 None => failure,
             }
         }
         SandboxError::Host(cause) => {
-            Failure::new(cause.context(format!("cannot prepare `{}`", path.display())))
+            Failure::new(cause.context(format!("cannot prepare `{shown}`")))
         }
     }
 }

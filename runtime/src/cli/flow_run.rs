@@ -33,7 +33,8 @@ enum Verb {
     Create(create::Args),
     /// Lists runs, the last due first.
     #[command(after_help = "\
-Runs that a schedule has made ahead are left out until they are due: --state Scheduled shows them.")]
+Runs that a schedule has made ahead are left out until they are due: --state Scheduled
+shows them.")]
     List(ListArgs),
     /// Shows a run: state, parameters, tasks, result, cards.
     #[command(after_help = "\

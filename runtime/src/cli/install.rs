@@ -30,14 +30,15 @@ const FAREWELL_SECONDS: u64 = 30;
 /// The flags of `waft agent start` mean the same here. The text never holds a token.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Address and token lie in `credentials.toml` of the home, which only its owner reads: with --write they are
-put there if --server and --token are given. Variables of this shell, WAFT__… among them, are not those of
-the service: what is set for good belongs into config.toml of the home.
+Address and token lie in `credentials.toml` of the home, which only its owner reads: with --write
+they are put there if --server and --token are given. Variables of this shell, WAFT__… among them,
+are not those of the service: what is set for good belongs into config.toml of the home.
 
 With --user the service is yours and has your home. With --system it is a user's of its own, with
 /var/lib/waft for a home unless WAFT_HOME is set.
 
-Only systemd was tried so far. For Windows the text is one for WinSW, which makes a service of a program.
+Only systemd was tried so far. For Windows the text is one for WinSW, which makes a service of a
+program.
 
 Examples:
   waft agent install --limit 4 --label gpu

@@ -263,6 +263,20 @@ mod tests {
         look(&Line::command());
     }
 
+    /// What is longer is broken once more where it is shown.
+    #[test]
+    fn what_stands_below_the_help_fits_its_width() {
+        fn look(command: &clap::Command) {
+            let below = command.get_after_help().map(ToString::to_string);
+            for line in below.unwrap_or_default().lines() {
+                let width = line.chars().count();
+                assert!(width <= 100, "{}: {line}", command.get_name());
+            }
+            command.get_subcommands().for_each(look);
+        }
+        look(&Line::command());
+    }
+
     /// A flag that holds below a noun would otherwise take its value from an argument of that name.
     #[test]
     fn no_argument_hides_a_flag_from_above() {

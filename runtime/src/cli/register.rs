@@ -25,8 +25,8 @@ use crate::wire::{ListQuery, Location, Registered, Registration};
 /// Makes a flow known to the server: stores its component, and posts what it is.
 ///
 /// The same component and metadata again change nothing, but that a component which is damaged in its storage,
-/// or missing there, is put anew. A version that asks for more than the last
-/// one did is registered only after a question.
+/// or missing there, is put anew. A version that asks for more than the last one did is registered only after
+/// a question.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -36,8 +36,9 @@ Examples:
   waft register flow.wasm --project demo --storage s3://bucket/flows
   waft register oci://registry.example.com/team/flow:1.2 --project demo
 
-A component that lies in a storage already (s3://, gs://, az://, oci://, https://) is registered where it
-is; a core module for WASI preview 1 is adapted, and the component goes to the default storage.")]
+A component that lies in a storage already (s3://, gs://, az://, oci://, https://) is registered
+where it is; a core module for WASI preview 1 is adapted, and the component goes to the default
+storage, or where --storage says.")]
 pub(super) struct Args {
     #[command(flatten)]
     which: Which,
@@ -83,6 +84,7 @@ pub(super) fn run(mut args: Args, call: &Call) -> Done {
         };
         if let Some(stored) = &stored {
             args.which.place.clone_from(&stored.path);
+            args.which.shown = Some(place.clone());
         }
         let component = args.which.load(call, &sandbox_of_agent(call)?).await?;
         let added = added_grants(&client, &args.project, &component).await?;
@@ -119,6 +121,9 @@ pub(super) fn run(mut args: Args, call: &Call) -> Done {
         tell(&args.project, &component, (&root, &put), &registered, call)?;
         if stored.is_some() {
             let note = format!("it stays where it is: agents fetch it with --root {root}");
+            call.output.note(note);
+        } else if is_stored(&place) {
+            let note = format!("the component went to `{root}`");
             call.output.note(note);
         }
         if args.paused && registered.version == 1 {

@@ -39,19 +39,20 @@ Examples:
     },
     /// Reads everything under a root and compares it with its digest.
     ///
-    /// Exit code 1 if anything is damaged, half-written, orphaned (no flow has it, no run was reported to need
-    /// it), expired or nothing of waft's. Without a server nothing counts as orphaned, and with a token that is
-    /// bound to projects only artifacts do. The bytes of results have their digests with their runs, and are
-    /// counted only.
+    /// Exit code 1 if anything is damaged, missing (a flow has it, and it is not there), half-written, orphaned
+    /// (no flow has it, no run was reported to need it), expired or nothing of waft's. Without a server nothing
+    /// counts as missing or orphaned, and with a token that is bound to projects only artifacts do. The bytes of
+    /// results have their digests with their runs, and are counted only.
     #[command(after_help = "\
 Examples:
   waft storage verify s3://bucket/flows
   waft storage verify s3://bucket/results --delete
 
-With --delete what is half-written goes after a day, and after a week what is orphaned or has expired, each
-only if its name is one that waft makes: what is younger may be on its way to a server. After the question
-all of that is looked at once more, so what was registered meanwhile stays. A second server that keeps things under the same root would lose
-them: ask the server whose root it is.")]
+With --delete what is half-written goes after a day, and after a week what is orphaned or has
+expired, each only if its name is one that waft makes: what is younger may be on its way to a
+server. After the question all of that is looked at once more, so what was registered meanwhile
+stays. A second server that keeps things under the same root would lose them: ask the server whose
+root it is.")]
     Verify {
         /// The root.
         #[arg(value_name = "ROOT")]
@@ -195,10 +196,21 @@ async fn list(root: &Root, call: &Call) -> Done {
 struct Known {
     /// The artifacts of all flows that it shows, wherever they lie.
     shown: HashSet<Digest>,
-    /// The artifact under each key.
-    keys: HashMap<String, (Digest, u64)>,
+    /// What is registered under each key of this root.
+    keys: HashMap<String, Listed>,
     /// What of that which was found it does not know; none if the token does not let us ask.
     orphans: Option<Orphans>,
+}
+
+/// An artifact that is registered under the root.
+#[derive(Clone)]
+struct Listed {
+    digest: Digest,
+    size: u64,
+    /// The flow that has it, and the number of its version.
+    by: String,
+    /// Whether this machine has the root: several may have a folder of the same path.
+    is_here: bool,
 }
 
 #[derive(Default)]
@@ -210,12 +222,14 @@ struct Orphans {
 impl Known {
     /// Asks the server; none where no server is known, or none answers.
     async fn of(root: &Root, all: &[Found], reach: &Reach, call: &Call) -> Option<Self> {
-        let client = reach.client(call).ok()?;
-        match Self::ask(root, all, &client).await {
+        let asked = async { Self::ask(root, all, &reach.client(call)?).await };
+        match asked.await {
             Ok(known) => Some(known),
             Err(failure) => {
-                call.output
-                    .note(format!("nothing counts as orphaned: {failure}"));
+                call.output.note(format!(
+                    "nothing counts as missing or orphaned: {:#}",
+                    failure.error
+                ));
                 None
             }
         }
@@ -236,12 +250,20 @@ impl Known {
             let (versions, _) = pages(ListQuery::default(), usize::MAX, versions).await?;
             for version in versions {
                 known.shown.insert(version.artifact);
-                let here = version
-                    .locations
-                    .into_iter()
-                    .filter(|place| place.root == name);
-                let of = (version.artifact, version.artifact_size);
-                known.keys.extend(here.map(|place| (place.key, of)));
+                let is_own = |label| label == hostname();
+                let listed = Listed {
+                    digest: version.artifact,
+                    size: version.artifact_size,
+                    by: format!("{}/{} version {}", flow.project, flow.name, version.version),
+                    is_here: root.kind() != Kind::Local || version.labels.iter().any(is_own),
+                };
+                let places = version.locations.into_iter();
+                for place in places.filter(|place| place.root == name) {
+                    match known.keys.get(&place.key) {
+                        Some(other) if other.is_here || !listed.is_here => {}
+                        _ => drop(known.keys.insert(place.key, listed.clone())),
+                    }
+                }
             }
         }
         known.orphans = match Orphans::find(root, all, client).await {
@@ -294,6 +316,8 @@ struct Verifier<'a> {
     findings: Vec<Finding>,
     artifacts: usize,
     counted: usize,
+    /// Registered in a folder of this path, not here, and perhaps on another machine.
+    elsewhere: usize,
 }
 
 impl<'a> Verifier<'a> {
@@ -314,6 +338,7 @@ impl<'a> Verifier<'a> {
             findings: Vec::new(),
             artifacts: 0,
             counted: 0,
+            elsewhere: 0,
         };
         for found in all {
             verifier.look(found).await?;
@@ -359,7 +384,8 @@ impl<'a> Verifier<'a> {
         }
         // What was registered where it lies has a key that somebody chose.
         let listed = self.known.as_ref();
-        let listed = listed.and_then(|known| known.keys.get(&found.key).copied());
+        let listed = listed.and_then(|known| known.keys.get(&found.key));
+        let listed = listed.map(|listed| (listed.digest, listed.size));
         let own = key::artifact_of(&found.key).map(|digest| (digest, found.size));
         if let Some(of) = own.or(listed) {
             return self.look_at_artifact(found, of).await;
@@ -398,11 +424,57 @@ impl<'a> Verifier<'a> {
         Ok(())
     }
 
+    /// Looks for what is registered under the root, and was not among what was listed.
+    async fn look_for_missing(&mut self, all: &[Found]) -> Done {
+        let Some(known) = &self.known else {
+            return Ok(());
+        };
+        let found: HashSet<_> = all.iter().map(|found| found.key.as_str()).collect();
+        // Of other keys a server should not tell, and no storage is asked for them.
+        let is_asked = |key: &str, digest: Digest| key::is_plain(key) && digest.may_lie_at(key);
+        let mut missing: Vec<_> = known
+            .keys
+            .iter()
+            .filter(|(key, listed)| !found.contains(key.as_str()) && is_asked(key, listed.digest))
+            .map(|(key, listed)| (key.clone(), listed.digest, listed.size))
+            .collect();
+        missing.sort();
+        for (key, digest, size) in missing {
+            // A list may be older than what is registered, and shows no blob without a tag.
+            let unlisted = Found {
+                key,
+                size,
+                written_at: None,
+                odd: None,
+            };
+            self.look_at_artifact(&unlisted, (digest, size)).await?;
+        }
+        Ok(())
+    }
+
+    fn find_missing(&mut self, found: &Found) {
+        let listed = self.known.as_ref();
+        let listed = listed.and_then(|known| known.keys.get(&found.key)).cloned();
+        match listed {
+            Some(listed) if listed.is_here => {
+                self.find_to_mend(found, format!("missing: {} has it", listed.by));
+            }
+            Some(_) => self.elsewhere += 1,
+            // It went while we looked.
+            None => {}
+        }
+    }
+
     async fn look_at_artifact(&mut self, found: &Found, (digest, size): (Digest, u64)) -> Done {
+        let checked = self.storage.check_artifact(&found.key, digest, size).await;
+        if matches!(checked, Err(StorageError::NotFound { .. })) {
+            self.find_missing(found);
+            return Ok(());
+        }
         self.artifacts += 1;
         let known = self.known.as_ref();
         let orphaned = known.and_then(|known| known.orphaned(digest));
-        match self.storage.check_artifact(&found.key, digest, size).await {
+        match checked {
             Ok(()) => {
                 if let Some((why, is_sure)) = orphaned {
                     let is_own = key::artifact_of(&found.key).is_some();
@@ -413,9 +485,7 @@ impl<'a> Verifier<'a> {
             Err(StorageError::Damaged { got, .. }) => {
                 self.find_to_mend(found, format!("damaged: it is {got}"));
             }
-            // It went while we looked.
-            Err(StorageError::NotFound { .. }) => {}
-            Err(error @ StorageError::Withheld { .. }) => {
+            Err(error @ (StorageError::Withheld { .. } | StorageError::Refused { .. })) => {
                 self.find(found, error.to_string(), false);
             }
             Err(error) => return Err(told(error, self.root)),
@@ -433,8 +503,8 @@ impl<'a> Verifier<'a> {
             return Ok(0);
         }
         let question = format!(
-            "delete {} objects of `{}` that nothing on this server needs?",
-            left_over.len(),
+            "delete {} of `{}` that nothing on this server needs?",
+            words::count(left_over.len(), "object"),
             self.root
         );
         call.output.ask(&question, yes, "nothing was deleted")?;
@@ -461,7 +531,10 @@ async fn verify(root: &Root, delete: Option<bool>, reach: &Reach, call: &Call) -
     }
     let all = found(root, &storage).await?;
     let mut verifier = Verifier::look_at(root, storage, &all, reach, call).await?;
+    let listed_findings = verifier.findings.len();
+    verifier.look_for_missing(&all).await?;
     let all_findings = verifier.findings.len();
+    let objects = all.len() + all_findings - listed_findings;
     if !call.output.is_json() {
         verifier.findings.iter().try_for_each(|finding| {
             call.output.line(format_args!(
@@ -475,6 +548,13 @@ async fn verify(root: &Root, delete: Option<bool>, reach: &Reach, call: &Call) -
         None => 0,
     };
     let (findings, artifacts, counted) = (verifier.findings, verifier.artifacts, verifier.counted);
+    if verifier.elsewhere > 0 {
+        call.output.note(format!(
+            "{} registered in a folder of this path that may be another machine's: not here, and not counted as \
+             missing",
+            words::count(verifier.elsewhere, "artifact")
+        ));
+    }
     if call.output.is_json() {
         call.output.json(&serde_json::json!({
             "root": root.to_string(),
@@ -485,18 +565,24 @@ async fn verify(root: &Root, delete: Option<bool>, reach: &Reach, call: &Call) -
         }))?;
     } else {
         call.output.note(format!(
-            "{artifacts} artifacts read, {all_findings} findings; {counted} objects of results and cached outputs have no digest here",
+            "{} read, {}; {} of results and cached outputs without a digest here",
+            words::count(artifacts, "artifact"),
+            words::count(all_findings, "finding"),
+            words::count(counted, "object"),
         ));
         if delete.is_some() {
-            call.output.note(format!("deleted {deleted} objects"));
+            let deleted = words::count(deleted, "object");
+            call.output.note(format!("deleted {deleted}"));
         }
     }
     match findings.len() {
         0 => Ok(()),
         count => {
             let failure = Failure::could(format!(
-                "{count} of {} objects in `{root}` are not as they should be",
-                all.len()
+                "{count} of {} in `{root}` {} not as {} should be",
+                words::count(objects, "object"),
+                if count == 1 { "is" } else { "are" },
+                if count == 1 { "it" } else { "they" },
             ));
             Err(match hint(root, &findings) {
                 Some(hint) => failure.or_hint(hint),
@@ -511,7 +597,7 @@ fn hint(root: &Root, findings: &[Finding]) -> Option<String> {
     let any = |is: fn(&Finding) -> bool| findings.iter().any(is);
     if any(|finding| finding.is_to_mend) {
         return Some(format!(
-            "register a damaged artifact again: waft register FILE --storage {root}"
+            "register what is damaged or missing again: waft register FILE --storage {root}"
         ));
     }
     match root.kind() {

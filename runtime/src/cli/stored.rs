@@ -6,7 +6,7 @@ use super::failure::{Done, Failure};
 use super::progress::with_bar;
 use super::register::default_root;
 use super::{Call, Kind};
-use crate::storage::{self, Root, Storage};
+use crate::storage::{self, Root, Storage, StorageError, key};
 
 /// A component in a storage, and its bytes here for a look at it.
 pub(super) struct Stored {
@@ -75,6 +75,14 @@ pub(super) async fn fetch(place: &str, wanted: Option<&Root>, call: &Call) -> Do
             Failure::could(what).or_hint("try again; if it stays so, the registry is damaged")
         );
     }
+    if let Some(digest) = key::artifact_of(&key).filter(|digest| *digest != got.0) {
+        return Err(failure(StorageError::Damaged {
+            root: root.to_string(),
+            key,
+            wanted: digest.to_string(),
+            got: got.0.to_string(),
+        }));
+    }
     Ok(Stored {
         root,
         key,
@@ -118,7 +126,7 @@ fn image(place: &str) -> Result<(Root, String), storage::BadRoot> {
 }
 
 /// Splits the name of an object into a root that agents have and its key: the root that was asked for,
-/// else one of this configuration, else the folder that the object lies in.
+/// else one of this configuration, else the one that waft has put it under, else the folder that it lies in.
 fn split(
     place: &str,
     wanted: Option<&Root>,

@@ -9,7 +9,7 @@ use super::outage::Outage;
 use super::reach::pages;
 use super::receipt::{ShownResult, ShownTask, card_text, resolve};
 use super::tree::{Seen, Tree, log_line};
-use super::why::Told;
+use super::why::{Here, Told};
 use crate::client::Client;
 use crate::clock::Monotonic;
 use crate::model::id::FlowRunId;
@@ -98,7 +98,7 @@ async fn follow_tasks(
     let mut known: HashMap<TaskRunKey, (State, u32)> = HashMap::new();
     let mut last: Option<FlowRun> = None;
     let mut reading = Reading::default();
-    let mut told = Told::default();
+    let (mut told, here) = (Told::default(), Here::of(call));
     loop {
         let is_waiting = last.is_some() && !reading.is_behind;
         let is_untaken = last
@@ -121,7 +121,7 @@ async fn follow_tasks(
             .is_none_or(|last| last.transition != run.transition);
         if is_waiting && !has_moved && run.state == State::Scheduled {
             let ask = async || client.explain(id).await;
-            if let Some(news) = told.news(&outage.outlast(ask).await?) {
+            if let Some(news) = told.news(&outage.outlast(ask).await?, &here) {
                 call.output.note(news);
             }
         }

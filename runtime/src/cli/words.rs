@@ -52,6 +52,14 @@ pub(crate) fn size(bytes: u64) -> String {
     }
 }
 
+/// Writes how many of something there are.
+pub(crate) fn count(count: usize, thing: &str) -> String {
+    match count {
+        1 => format!("1 {thing}"),
+        count => format!("{count} {thing}s"),
+    }
+}
+
 /// Writes a word of the API as the API does.
 pub(crate) fn of(word: &impl Serialize) -> String {
     let value = serde_json::to_value(word).unwrap_or_default();
@@ -82,6 +90,8 @@ mod tests {
         assert_eq!(size(13_926), "13.6 KiB");
         assert_eq!(size(18 << 20), "18.0 MiB");
         assert_eq!(size(4 << 30), "4.0 GiB");
+        assert_eq!(count(1, "run"), "1 run");
+        assert_eq!(count(0, "run"), "0 runs");
         let at: Timestamp = "2026-11-23T15:04:05.678Z".parse().unwrap();
         assert_eq!(instant(at), "2026-11-23 15:04:05Z");
         assert_eq!(millis_between(Some(at), Some(at)), Some(0));

@@ -71,6 +71,19 @@ impl fmt::Display for Labels {
     }
 }
 
+/// Returns the label that an agent offers with each storage of a scheme; a folder goes by the name of its host.
+#[must_use]
+pub fn of_storage(scheme: &str) -> Option<&'static str> {
+    Some(match scheme {
+        "s3" => "s3-flow-storage",
+        "gs" => "gcs-flow-storage",
+        "az" => "azure-flow-storage",
+        "oci" => "oci-flow-storage",
+        "https" | "http" => "http-flow-storage",
+        _ => return None,
+    })
+}
+
 /// Says why a text is no label.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a label: expected 1 to 64 letters, digits, `-`, `_`, `.`, `:` or `/`")]

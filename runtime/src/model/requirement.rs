@@ -174,6 +174,17 @@ impl Requirement {
     }
 }
 
+/// Names each root of [`Missing::Root`], of which any would do.
+pub(crate) fn any_of(roots: &str) -> String {
+    let names: Vec<_> = roots.split(", ").map(|root| format!("`{root}`")).collect();
+    match names.split_last() {
+        Some((last, others)) if !others.is_empty() => {
+            format!("{} or {last}", others.join(", "))
+        }
+        _ => names.concat(),
+    }
+}
+
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -182,7 +193,7 @@ impl fmt::Display for Missing {
             Self::Grant(flag) => write!(f, "does not allow what needs `{flag}`"),
             Self::Limit(limit) => write!(f, "has a lower ceiling ({limit})"),
             Self::Ability(ability) => write!(f, "is not able to `{ability}`"),
-            Self::Root(root) => write!(f, "cannot fetch from `{root}`"),
+            Self::Root(roots) => write!(f, "cannot fetch from {}", any_of(roots)),
             Self::Results(root) => write!(f, "cannot read the results in `{root}`"),
             Self::ResultsAway(root) => {
                 write!(f, "cannot keep results in `{root}`, which is out of reach")
@@ -222,6 +233,8 @@ mod tests {
                 Missing::Results("file:///a".to_owned()),
             ]
         );
+        assert_eq!(any_of("a"), "`a`");
+        assert_eq!(any_of("a, b, c"), "`a`, `b` or `c`");
         offer.projects = None;
         offer.labels.insert("gpu");
         offer.abilities.insert("import:a:b@1".to_owned());

@@ -18,8 +18,12 @@ use super::db::tx::Tx;
 use super::db::{agent, log_line, task_run};
 use super::error::Answer;
 use super::overlap;
+use crate::config::{Bytes, Millis};
+use crate::model::grant::Policy;
 use crate::model::id::{AgentId, FlowVersionId};
-use crate::model::requirement::{Missing, Requirement, Resting};
+use crate::model::label;
+use crate::model::limit::{Limits, TaskLimits};
+use crate::model::requirement::{Missing, Requirement, Resting, any_of};
 use crate::model::run::{TaskRunKey, denial_parts};
 use crate::model::schedule::Overlap;
 use crate::model::state::State;
@@ -29,6 +33,8 @@ use crate::wire::{AgentLack, AgentsGone, Explanation, FlowRun};
 const AGENTS_MAX: u32 = 100;
 /// Agents that were not heard of for so long are counted, and not listed.
 const LATELY: SignedDuration = SignedDuration::from_mins(10);
+/// What starts an agent.
+const START: &str = "waft agent start";
 /// Most bytes of parameters in a line to paste.
 const PARAMETERS_MAX: usize = 300;
 /// What is said of an agent that finishes what it has, or was told to.
@@ -346,7 +352,7 @@ fn weigh(
     polling.sort_by_key(|one| (one.lasting(), one.agent.missing.len(), &one.agent.agent));
     let polls = format!("{} polling", count(polling.len()));
     let Some(nearest) = polling.first() else {
-        return nobody(lacks, gone);
+        return nobody(lacks, gone, required);
     };
     let able = || polling.iter().filter(|one| one.agent.missing.is_empty());
     if able().any(|one| one.agent.words.is_empty()) {
@@ -356,7 +362,7 @@ fn weigh(
         };
     }
     if let Some(one) = able().find(|one| one.asked_in.is_some()) {
-        return declined(one, &polling, required);
+        return declined(one, &polling, required, lacks);
     }
     if able().next().is_some() {
         return Because {
@@ -371,13 +377,15 @@ fn weigh(
     Because {
         summary: sentence(&nearest.agent, &polling),
         aside: polls,
-        hints: hint(&nearest.agent).into_iter().collect(),
+        hints: hint(nearest, required, lacks).into_iter().collect(),
     }
 }
 
 /// Says that no agent polls, and which did.
-fn nobody(lacks: &[Lack], gone: Option<&AgentsGone>) -> Because {
-    let start = vec!["waft agent start".to_owned()];
+fn nobody(lacks: &[Lack], gone: Option<&AgentsGone>, required: &Requirement) -> Because {
+    let known = lacks.iter().flat_map(|one| one.roots.clone()).collect();
+    let root = chosen(required, &known);
+    let start = vec![start("", None, root, required, lacks)];
     let aside = match (lacks, gone) {
         ([], None) => {
             return Because {
@@ -403,11 +411,11 @@ fn nobody(lacks: &[Lack], gone: Option<&AgentsGone>) -> Because {
 }
 
 /// Says that an agent has declined the run, and where else its artifact lies.
-fn declined(one: &Lack, polling: &[&Lack], required: &Requirement) -> Because {
+fn declined(one: &Lack, polling: &[&Lack], required: &Requirement, lacks: &[Lack]) -> Because {
     let asked_in = one.asked_in.map_or(0, |left| left.as_secs());
     let roots = required.roots.iter();
     let elsewhere = roots.filter(|root| !polling.iter().any(|one| one.roots.contains(*root)));
-    let hint = |root| format!("it lies there too: waft agent start --root {root}");
+    let hint = |root: &String| start("it lies there too", None, Some(root), required, lacks);
     Because {
         summary: format!(
             "the agent `{}` {}",
@@ -453,7 +461,9 @@ fn sentence(nearest: &AgentLack, polling: &[&Lack]) -> String {
             Missing::Grant(flag) => format!("no agent allows what needs `{flag}`"),
             Missing::Limit(limit) => format!("no agent has so high a ceiling: {limit}"),
             Missing::Ability(ability) => format!("no agent is able to `{ability}`"),
-            Missing::Root(root) => format!("no agent can fetch from the storage `{root}`"),
+            Missing::Root(roots) => {
+                format!("no agent can fetch from the storage {}", any_of(roots))
+            }
             Missing::Results(root) => format!("no agent can read the results in `{root}`"),
             Missing::ResultsAway(root) => {
                 format!("no agent can keep results: `{root}` is out of reach")
@@ -475,20 +485,115 @@ fn count(agents: usize) -> String {
     }
 }
 
-/// Returns the line that starts an agent which has what this one lacks.
-fn hint(agent: &AgentLack) -> Option<String> {
-    let flags: Vec<String> = agent
-        .missing
+/// Returns the line that starts an agent which has all that is required, if flags can give what this one lacks.
+fn hint(nearest: &Lack, required: &Requirement, lacks: &[Lack]) -> Option<String> {
+    let missing = &nearest.agent.missing;
+    let is_by_flag = |one: &Missing| !matches!(one, Missing::ResultsAway(_));
+    let is_able = !missing.iter().any(|one| matches!(one, Missing::Ability(_)));
+    if !is_able || !missing.iter().any(is_by_flag) {
+        return None;
+    }
+    let project = missing
         .iter()
-        .filter_map(|missing| match missing {
-            Missing::Project(project) => Some(format!("--project {project}")),
-            Missing::Label(label) => Some(format!("--label {label}")),
-            Missing::Grant(flag) => Some(flag.clone()),
-            Missing::Root(root) | Missing::Results(root) | Missing::Resting(root) => {
-                Some(format!("--root {root}"))
-            }
-            Missing::Limit(_) | Missing::Ability(_) | Missing::ResultsAway(_) => None,
-        })
-        .collect();
-    (!flags.is_empty()).then(|| format!("start one with it: waft agent start {}", flags.join(" ")))
+        .any(|one| matches!(one, Missing::Project(_)))
+        .then_some(required.project.as_str());
+    let root = chosen(required, &nearest.roots);
+    Some(start("start one with it", project, root, required, lacks))
+}
+
+/// Chooses the root that a new agent is to fetch from: one that comes with a label that is required, then one that
+/// an agent knows already, then any but a folder, which not every machine has.
+fn chosen<'a>(required: &'a Requirement, known: &BTreeSet<String>) -> Option<&'a str> {
+    let has_label = |root: &str| {
+        let label = label_of(root);
+        label.is_some_and(|label| required.labels.iter().any(|one| one == label))
+    };
+    let roots = required.roots.iter().map(String::as_str);
+    roots.min_by_key(|root| {
+        let is_folder = root.starts_with("file:");
+        (!has_label(root), !known.contains(*root), is_folder)
+    })
+}
+
+fn label_of(root: &str) -> Option<&'static str> {
+    label::of_storage(root.split_once("://")?.0)
+}
+
+/// Writes the line that starts an agent which has all that is required, on the host that has it where it is a
+/// folder of one. What a new agent has there by itself is left out by whoever shows it and knows.
+fn start(
+    what: &str,
+    project: Option<&str>,
+    root: Option<&str>,
+    required: &Requirement,
+    lacks: &[Lack],
+) -> String {
+    let results = required.results_root.as_deref();
+    // Results in a folder are named with its host.
+    let kept = results
+        .and_then(|root| root.strip_prefix("file://"))
+        .and_then(|rest| rest.split_once('/'))
+        .filter(|(host, _)| !host.is_empty());
+    let is_folder = root.is_some_and(|root| root.starts_with("file:"));
+    let of_label = required
+        .labels
+        .iter()
+        .find(|label| is_folder && lacks.iter().any(|one| one.hostname == **label));
+    let host = kept.map(|(host, _)| host).or(of_label);
+    let mut line = match (what, host) {
+        ("", None) => String::new(),
+        ("", Some(host)) => format!("on `{host}`: "),
+        (what, None) => format!("{what}: "),
+        (what, Some(host)) => format!("{what} on `{host}`: "),
+    };
+    if let Some((_, folder)) = kept {
+        let root = format!("file:///{folder}");
+        line.push_str(&format!("WAFT__RESULTS__ROOT={} ", quoted(&root)));
+    }
+    line.push_str(START);
+    let mut add = |word: &str| {
+        line.push(' ');
+        line.push_str(word);
+    };
+    project
+        .iter()
+        .for_each(|name| add(&format!("--project {name}")));
+    let brought = root.and_then(label_of);
+    for label in required.labels.iter() {
+        if Some(label) != brought && Some(label) != host {
+            add(&format!("--label {label}"));
+        }
+    }
+    let results = results.filter(|_| kept.is_none());
+    let roots: BTreeSet<&str> = root.into_iter().chain(results).collect();
+    roots
+        .iter()
+        .for_each(|root| add(&format!("--root {}", quoted(root))));
+    let flags = required.grants.missing_from(&Policy::default());
+    let raised = raised(&required.limits);
+    flags.iter().chain(&raised).for_each(|flag| add(flag));
+    line
+}
+
+/// Writes the flags that raise the ceilings of an agent to what is asked for.
+fn raised(asked: &TaskLimits) -> Vec<String> {
+    let ceiling = Limits::CEILING;
+    let bytes = |asked: Option<u64>, most: u64| asked.filter(|asked| *asked > most).map(Bytes);
+    let millis = |asked: Option<u64>, most: u64| asked.filter(|asked| *asked > most).map(Millis);
+    let flags = [
+        bytes(asked.memory_bytes, ceiling.memory_bytes).map(|it| format!("--max-memory {it}")),
+        millis(asked.cpu_ms, ceiling.cpu_ms).map(|it| format!("--max-cpu {it}")),
+        millis(asked.wall_ms, ceiling.wall_ms).map(|it| format!("--max-wall {it}")),
+        bytes(asked.output_bytes, ceiling.output_bytes).map(|it| format!("--max-output {it}")),
+    ];
+    flags.into_iter().flatten().collect()
+}
+
+/// Writes a root as a shell takes it for one word.
+fn quoted(root: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "/:._-".contains(c);
+    match root.chars().all(is_plain) {
+        true => root.to_owned(),
+        false => format!("'{}'", root.replace('\'', r"'\''")),
+    }
 }

@@ -81,6 +81,14 @@ pub fn artifact_of(key: &str) -> Option<Digest> {
     (artifact(digest) == key).then_some(digest)
 }
 
+/// Returns the key of an artifact that a longer name ends with, if it does.
+#[must_use]
+pub(super) fn own_end(text: &str) -> Option<&str> {
+    let (start, _) = text.rmatch_indices('/').nth(2)?;
+    let key = &text[start + 1..];
+    artifact_of(key).map(|_| key)
+}
+
 /// Tells whether a key is that of a file which a writer had not finished: staged beside its place.
 #[must_use]
 pub fn is_draft(key: &str) -> bool {

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::key;
+use crate::model::label;
 
 /// A place in a storage, such as `file:///home/ada/.waft/flows` or `s3://bucket/prefix`.
 ///
@@ -130,15 +131,15 @@ impl Root {
     /// A local folder is reachable on its own host only, so the label is the hostname.
     #[must_use]
     pub fn auto_label(&self, hostname: &str) -> String {
-        let label = match self.kind {
-            Kind::Local => hostname,
-            Kind::S3 => "s3-flow-storage",
-            Kind::Gcs => "gcs-flow-storage",
-            Kind::Azure => "azure-flow-storage",
-            Kind::Oci => "oci-flow-storage",
-            Kind::Http => "http-flow-storage",
+        let scheme = match self.kind {
+            Kind::Local => "file",
+            Kind::S3 => "s3",
+            Kind::Gcs => "gs",
+            Kind::Azure => "az",
+            Kind::Oci => "oci",
+            Kind::Http => "https",
         };
-        label.to_owned()
+        label::of_storage(scheme).unwrap_or(hostname).to_owned()
     }
 
     /// Returns the name of this root for other hosts: a folder is told with the host that has it.
@@ -184,14 +185,23 @@ impl Root {
         key::is_plain(key).then(|| key.to_owned())
     }
 
-    /// Splits the whole name of a stored object into the innermost root and its key: for a bucket
-    /// the folder it lies in, for a registry the repository.
+    /// Splits the whole name of a stored object into a root and its key: what waft has put somewhere has the
+    /// root that it was put under, anything else the folder it lies in.
+    ///
+    /// ```
+    /// # use waft::model::artifact::Digest;
+    /// # use waft::storage::{Root, key};
+    /// let key = key::artifact(Digest::of(b""));
+    /// let (root, own) = Root::split(&format!("s3://bucket/team/{key}")).unwrap();
+    /// assert_eq!((root.to_string().as_str(), own), ("s3://bucket/team", key));
+    /// ```
     ///
     /// # Errors
     ///
     /// Fails if the text names no place, or nothing in it.
     pub fn split(text: &str) -> Result<(Self, String), BadRoot> {
-        let name = text.rsplit('/').next().unwrap_or_default();
+        let name = key::own_end(text).or_else(|| text.rsplit('/').next());
+        let name = name.unwrap_or_default();
         let above = &text[..text.len() - name.len()];
         if !key::is_plain(name) {
             return Err(BadRoot::new(text, "it names no file in the storage"));
@@ -403,6 +413,7 @@ impl From<Root> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::artifact::Digest;
 
     #[test]
     fn roots_print_as_one_plain_form() {
@@ -506,6 +517,23 @@ mod tests {
             let (above, name) = Root::split(text).unwrap();
             assert_eq!((above.to_string().as_str(), name.as_str()), (root, key));
             assert_eq!(above.key_of(text).as_deref(), Some(key));
+        }
+        let own = key::artifact(Digest::of(b""));
+        for root in [
+            "s3://bucket",
+            "gs://bucket/a",
+            "az://container/a/b",
+            "https://example.com/",
+            "http://127.0.0.1:80/a/",
+        ] {
+            let text = format!("{}/{own}", root.trim_end_matches('/'));
+            let (above, key) = Root::split(&text).unwrap();
+            assert_eq!((above.to_string().as_str(), &key), (root, &own));
+            assert_eq!(above.key_of(&text), Some(key));
+            // The folder has to be that of the digest.
+            let other = text.replace("/e3/", "/e4/");
+            let (above, _) = Root::split(&other).unwrap();
+            assert!(above.path().ends_with("sha256/e4"), "{above}");
         }
         assert!(Root::split("s3://bucket/a/").is_err());
         assert!(Root::split("s3://bucket/a/..").is_err());

@@ -447,7 +447,7 @@ async fn explain_names_what_is_missing() {
     );
     assert_eq!(
         explained.hints[0],
-        "start one with it: waft agent start --label nowhere"
+        "start one with it: waft agent start --label nowhere --root file:///flows"
     );
     world.clock.pass(Duration::from_secs(60));
     let gone = world.client.explain(run.id).await.unwrap();
@@ -467,6 +467,71 @@ async fn explain_names_what_is_missing() {
     let names: Vec<_> = others.agents.iter().map(|agent| &*agent.agent).collect();
     assert_eq!(names, ["nas"]);
     assert_eq!(others.agents_gone.unwrap().count, 1);
+}
+
+/// The line that starts an agent is whole: what the nearest agent has beside what it lacks, a new one has not.
+#[tokio::test]
+async fn the_line_that_starts_an_agent_is_whole() {
+    let world = World::new().await;
+    let mut registration = registration("etl");
+    registration.labels = Labels::from_iter(["s3-flow-storage", "gpu"]);
+    registration.location.root = "s3://flows/five".to_owned();
+    let task = &mut registration.definition.tasks[0];
+    task.grants.net = ["api.example.org:443".parse().unwrap()].into();
+    task.limits.memory_bytes = Some(2 << 30);
+    world.client.register("demo", &registration).await.unwrap();
+    let run = world.create("etl").await;
+    let hints = async || world.client.explain(run.id).await.unwrap().hints;
+    let rest =
+        "--label gpu --root s3://flows/five --allow-net api.example.org:443 --max-memory 2GiB";
+    assert_eq!(hints().await, [format!("waft agent start {rest}")]);
+    let mut offer = offer();
+    offer.projects = Some(["other".to_owned()].into());
+    offer.labels = registration.labels.clone();
+    offer.roots = ["s3://flows/five".to_owned()].into();
+    offer.grants.net = ["api.example.org:443".parse().unwrap()].into();
+    offer.limits.memory_bytes = Some(4 << 30);
+    let mira = world.agent_offering("mira", offer.clone()).await;
+    assert!(mira.poll(1).await.is_empty());
+    let whole = format!("start one with it: waft agent start --project demo {rest}");
+    assert_eq!(hints().await, [whole]);
+
+    // Of several places one is enough, and one that is not tied to a machine is named first.
+    registration.location.root = "file:///a folder".to_owned();
+    world.client.register("demo", &registration).await.unwrap();
+    offer.projects = None;
+    offer.roots = ["s3://elsewhere".to_owned()].into();
+    let ada = world.agent_offering("ada", offer.clone()).await;
+    assert!(ada.poll(1).await.is_empty());
+    let explained = world.client.explain(run.id).await.unwrap();
+    assert_eq!(
+        explained.hints,
+        [format!("start one with it: waft agent start {rest}")]
+    );
+    let words = "cannot fetch from `file:///a folder` or `s3://flows/five`";
+    assert!(
+        explained.agents.iter().any(|one| one.words == [words]),
+        "{explained:?}"
+    );
+}
+
+/// What lies in a folder of one machine is started there.
+#[tokio::test]
+async fn a_folder_needs_an_agent_on_its_machine() {
+    let world = World::new().await;
+    let mut registration = registration("etl");
+    registration.labels = Labels::from_iter(["host", "gpu"]);
+    registration.location.root = "file:///a folder".to_owned();
+    world.client.register("demo", &registration).await.unwrap();
+    let run = world.create("etl").await;
+    let mira = world.agent_offering("mira", offer()).await;
+    assert!(mira.poll(1).await.is_empty());
+    let explained = world.client.explain(run.id).await.unwrap();
+    let line = "waft agent start --label gpu --root 'file:///a folder'";
+    assert_eq!(
+        explained.hints,
+        [format!("start one with it on `host`: {line}")]
+    );
 }
 
 /// Where an agent lacks nothing but storages that rest, whoever waits is told why they do and that it goes on by
@@ -500,7 +565,8 @@ async fn explain_names_the_agent_whose_storage_rests() {
     let other = world.agent("mira").await;
     other.poll(1).await;
     let missing = world.client.explain(run.id).await.unwrap();
-    let hint = "waft agent start --label oci-flow-storage --root oci://registry/flows";
+    // Its label comes with the root.
+    let hint = "waft agent start --root oci://registry/flows";
     assert_eq!(missing.hints, [format!("start one with it: {hint}")]);
     let opened = world.client.open_session(&new).await.unwrap();
     let poll = Poll {

@@ -253,7 +253,7 @@ async fn what_is_registered_meanwhile_is_not_deleted() {
         };
     }
     let (out, err) = said(&command.output().unwrap());
-    assert!(out.contains("deleted 1 objects"), "{out} {err}");
+    assert!(out.contains("deleted 1 object"), "{out} {err}");
     for (path, is_there) in [(&wanted, true), (&young, true), (&old, false)] {
         assert_eq!(path.exists(), is_there, "{}: {out}", path.display());
     }
@@ -322,7 +322,7 @@ async fn a_folder_full_of_hostile_things_is_listed() {
         .unwrap();
     let (out, err) = said(&verified);
     assert_eq!(verified.status.code(), Some(1), "{err}");
-    assert!(err.contains("1 artifacts read"), "{err}");
+    assert!(err.contains("1 artifact read"), "{err}");
     assert!(!out.contains('\x1b'), "{out}");
 }
 

@@ -42,7 +42,7 @@ async fn fetch_and(
 /// A server that is killed in the middle of a download leaves nothing in the cache, and is asked again later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_killed_while_it_sends_is_asked_again() {
-    for kind in [Kind::S3, Kind::Http] {
+    for kind in [Kind::S3, Kind::Oci, Kind::Http] {
         let mut house = House::new(kind).await;
         let whole = large(96 * 1024 * 1024);
         let digest = house.put(&whole).await.unwrap();
@@ -54,6 +54,13 @@ async fn a_server_that_is_killed_while_it_sends_is_asked_again() {
             matches!(broken, StorageError::Other { .. }),
             "{kind:?}: {broken:?}"
         );
+        // The clients of the others ask for the rest, and meet nobody.
+        let said = chain(&broken);
+        let words = match kind {
+            Kind::Oci => ": the connection ended in the middle",
+            _ => ": Connection refused (os error 111)",
+        };
+        assert!(said.ends_with(words), "{kind:?}: {said}");
         let left = std::fs::read_dir(house.folder.path().join("cache")).unwrap();
         assert_eq!(left.count(), 0, "{kind:?}");
         house.server.resume().await;

@@ -72,7 +72,7 @@ async fn about(run: &FlowRun, call: &Call) -> Vec<(&'static str, String)> {
 
 pub(super) async fn explain(client: &Client, id: FlowRunId, call: &Call) -> Done {
     let mut explanation = client.explain(id).await?;
-    explanation.hints = why::hints(&explanation);
+    explanation.hints = why::hints(&explanation, &why::Here::of(call));
     if call.output.is_json() {
         return call.output.json(&explanation);
     }

@@ -4,6 +4,7 @@
 //! first line of its message are told. Neither holds credentials: those that a storage repeats stand elsewhere.
 
 use std::error::Error;
+use std::io;
 
 use object_store::client::HttpError;
 
@@ -27,6 +28,16 @@ pub(in crate::storage) fn few_words(error: &object_store::Error) -> String {
         }
         is_of_way |= bottom.is::<HttpError>() || bottom.is::<reqwest::Error>();
     }
+    let is_cut = |error: &io::Error| {
+        use io::ErrorKind as Kind;
+        let cuts = [
+            Kind::UnexpectedEof,
+            Kind::ConnectionReset,
+            Kind::ConnectionAborted,
+        ];
+        cuts.contains(&error.kind())
+    };
+    let is_cut = is_of_way && bottom.downcast_ref::<io::Error>().is_some_and(is_cut);
     let (whole, cause) = (error.to_string(), bottom.to_string());
     let why = match (cause.strip_prefix(STATUS), cause.strip_prefix(BODY)) {
         (Some(answer), _) => {
@@ -37,6 +48,7 @@ pub(in crate::storage) fn few_words(error: &object_store::Error) -> String {
             }
         }
         (None, Some(body)) => said(body).unwrap_or_else(|| "an error without words".to_owned()),
+        (None, None) if is_cut => "the connection ended in the middle".to_owned(),
         (None, None) if is_of_way => cause,
         // What the store itself says.
         (None, None) => return unsigned(&plain(error)),

@@ -128,6 +128,11 @@ pub(super) fn told(path: &str, error: OciDistributionError) -> Error {
         }
         OciDistributionError::UnauthorizedError { .. } => "the registry answers 401".into(),
         OciDistributionError::GenericError(Some(what)) => what.into(),
+        // So comes what goes wrong while a blob is read.
+        OciDistributionError::IoError(error) => match error.downcast::<reqwest::Error>() {
+            Ok(error) => Box::new(error.without_url()),
+            Err(error) => Box::new(error),
+        },
         other => Box::new(other),
     };
     if is_unknown || is_missing || status == Some(404) {
