@@ -35,7 +35,7 @@ const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "a claim keeps the epoch",
-        file: "runtime/src/server/db/flow_run.rs",
+        file: "runtime/src/server/db/flow_run/claimed.rs",
         is: "self.epoch += 1;",
         becomes: "self.epoch = self.epoch.max(1);",
         tests: &["server::life", "storm"],

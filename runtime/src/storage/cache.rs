@@ -74,9 +74,7 @@ impl ArtifactCache {
             key: ".".to_owned(),
             source: error.into(),
         })?;
-        let opened = folder::make(dir)
-            .and_then(|()| std::fs::set_permissions(dir, Permissions::from_mode(0o700)));
-        opened.map_err(|error| StorageError::of(&root, ".", error))?;
+        make(dir).map_err(|error| StorageError::of(&root, ".", error))?;
         let folder = Self::folder(dir, bytes_max);
         folder.tidy(None);
         Ok(Self {
@@ -158,11 +156,18 @@ impl ArtifactCache {
         }
     }
 
-    /// Begins a file that is no artifact yet; it vanishes unless it is kept.
+    /// Begins a file that is no artifact yet; it vanishes unless it is kept. A folder that somebody has
+    /// deleted under a living agent is made again.
     pub(super) fn begin(&self) -> io::Result<NamedTempFile> {
-        tempfile::Builder::new()
-            .prefix(DRAFT)
-            .tempfile_in(self.folder.path())
+        let folder = self.folder.path();
+        let draft = || tempfile::Builder::new().prefix(DRAFT).tempfile_in(folder);
+        match draft() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                make(folder)?;
+                draft()
+            }
+            begun => begun,
+        }
     }
 
     /// Keeps a file whose digest the caller has checked while writing it, and makes room for it.
@@ -186,6 +191,12 @@ impl ArtifactCache {
     fn checked(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Stamp>> {
         self.checked.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Makes the folder, for this user alone.
+fn make(folder: &Path) -> io::Result<()> {
+    folder::make(folder)?;
+    std::fs::set_permissions(folder, Permissions::from_mode(0o700))
 }
 
 /// How drafts are called.
@@ -223,6 +234,20 @@ mod tests {
         std::fs::write(&path, b"evil").unwrap();
         assert_eq!(cache.get(digest), None);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_folder_that_is_deleted_is_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("artifacts");
+        let cache = ArtifactCache::open(&path).unwrap();
+        kept(&cache, b"good");
+        std::fs::remove_dir_all(&path).unwrap();
+        assert_eq!(cache.get(Digest::of(b"good")), None);
+        let again = kept(&cache, b"good");
+        assert_eq!(cache.get(Digest::of(b"good")), Some(again));
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
     }
 
     /// Makes a file seem to be from so many minutes ago.

@@ -10,6 +10,7 @@ use std::fs::File;
 use std::hash::{Hash, Hasher};
 use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -32,7 +33,8 @@ const REFUSAL_KEPT: Duration = Duration::from_secs(10 * 60);
 
 /// The folder of compiled code.
 pub(super) struct CodeCache {
-    dir: Dir,
+    /// Opened anew where somebody has deleted it under a living process.
+    dir: Mutex<Arc<Dir>>,
     folder: BoundedFolder,
     /// Stands for the engine's version and settings, and for this CPU.
     engine: [u8; 32],
@@ -83,11 +85,16 @@ impl CodeCache {
         let folder = folder(path, bytes_max, clock.clone());
         folder.tidy(None);
         Ok(Self {
-            dir,
+            dir: Mutex::new(Arc::new(dir)),
             folder,
             engine: sha.0.finalize().into(),
             clock,
         })
+    }
+
+    fn dir(&self) -> Arc<Dir> {
+        let dir = self.dir.lock();
+        dir.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Loads the code of an artifact; nothing if there is none that can be trusted.
@@ -108,7 +115,7 @@ impl CodeCache {
             Err(why) => {
                 tracing::warn!("compiled code of {digest} is made anew: {why:#}");
                 for kind in ["cwasm", "sha256"] {
-                    let _ = self.dir.remove_file(self.name(digest, kind));
+                    let _ = self.dir().remove_file(self.name(digest, kind));
                 }
                 return Ok(None);
             }
@@ -121,7 +128,7 @@ impl CodeCache {
 
     /// Notes that code is used, by whoever has loaded it before.
     pub(super) fn touch(&self, digest: Digest) {
-        if let Ok(file) = self.dir.open(self.name(digest, "cwasm")) {
+        if let Ok(file) = self.dir().open(self.name(digest, "cwasm")) {
             let _ = self.folder.used(&file.into_std());
         }
     }
@@ -154,9 +161,9 @@ impl CodeCache {
 
     fn check(&self, digest: Digest) -> anyhow::Result<File> {
         let name = self.name(digest, "cwasm");
-        grant::check_own_file(&self.dir, &name)?;
-        let expected = self.dir.read_to_string(self.name(digest, "sha256"))?;
-        let mut file = self.dir.open(&name)?;
+        grant::check_own_file(&self.dir(), &name)?;
+        let expected = self.dir().read_to_string(self.name(digest, "sha256"))?;
+        let mut file = self.dir().open(&name)?;
         let found = sha256(&mut file)?;
         anyhow::ensure!(expected == found, "its checksum does not fit");
         Ok(file.into_std())
@@ -166,8 +173,16 @@ impl CodeCache {
     pub(super) fn draft(&self, digest: Digest) -> anyhow::Result<Draft> {
         let random: u64 = rand::random();
         let name = self.name(digest, &format!("{random:016x}.draft"));
-        let dir = self.dir.try_clone()?;
-        dir.create(&name)?;
+        let mut dir = self.dir();
+        match dir.create(&name) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                dir = Arc::new(grant::open_own_dir(self.folder.path())?);
+                *self.dir.lock().unwrap_or_else(PoisonError::into_inner) = dir.clone();
+                dir.create(&name)?;
+            }
+            created => drop(created?),
+        }
+        let dir = dir.try_clone()?;
         Ok(Draft { dir, name })
     }
 
@@ -189,31 +204,31 @@ impl CodeCache {
     }
 
     fn place(&self, digest: Digest, draft: Draft) -> anyhow::Result<()> {
-        let mut code = self.dir.open(&draft.name)?;
+        let mut code = self.dir().open(&draft.name)?;
         let sum = sha256(&mut code)?;
         self.folder.used(&code.into_std())?;
         let beside = Draft {
-            dir: self.dir.try_clone()?,
+            dir: self.dir().try_clone()?,
             name: format!("{}.sum", draft.name),
         };
-        self.dir.create(&beside.name)?;
+        self.dir().create(&beside.name)?;
         beside.write(sum.as_bytes())?;
         // The code comes last: a reader in between finds none and compiles. Code without its
         // checksum it would take for damaged, and throw away what was just made.
         let sha = self.name(digest, "sha256");
-        self.dir.rename(&beside.name, &self.dir, &sha)?;
+        self.dir().rename(&beside.name, &self.dir(), &sha)?;
         let cwasm = self.name(digest, "cwasm");
-        self.dir.rename(&draft.name, &self.dir, &cwasm)?;
+        self.dir().rename(&draft.name, &self.dir(), &cwasm)?;
         Ok(())
     }
 
     /// Returns why this artifact was refused a moment ago.
     pub(super) fn refusal(&self, digest: Digest, budget: &Budget) -> Option<Refusal> {
         let name = self.refusal_name(digest, budget);
-        let text = self.dir.read_to_string(&name).ok()?;
+        let text = self.dir().read_to_string(&name).ok()?;
         let kept: Kept = serde_json::from_str(&text).ok()?;
         if kept.until < self.clock.now() {
-            let _ = self.dir.remove_file(&name);
+            let _ = self.dir().remove_file(&name);
             return None;
         }
         let (message, code) = (kept.message, kept.is_format);
@@ -236,7 +251,7 @@ impl CodeCache {
         };
         let text = serde_json::to_string(&kept).unwrap_or_default();
         // Not remembered is only slower.
-        let _ = self.dir.write(self.refusal_name(digest, budget), text);
+        let _ = self.dir().write(self.refusal_name(digest, budget), text);
     }
 
     fn key(&self, digest: Digest) -> String {
@@ -370,7 +385,7 @@ mod tests {
         assert!(!fixture.is_loaded());
         fixture.fill();
         assert!(fixture.is_loaded());
-        assert_eq!(fixture.cache.dir.entries().unwrap().count(), 2);
+        assert_eq!(fixture.cache.dir().entries().unwrap().count(), 2);
     }
 
     #[test]
@@ -437,6 +452,16 @@ mod tests {
             .get_typed_func::<(), (u32,)>(&mut store, "run")
             .unwrap();
         assert_eq!(run.call(&mut store, ()).unwrap(), (7,));
+    }
+
+    #[test]
+    fn a_folder_that_is_deleted_is_made_again() {
+        let fixture = fixture();
+        fixture.fill();
+        std::fs::remove_dir_all(fixture.cache.folder.path()).unwrap();
+        assert!(!fixture.is_loaded());
+        fixture.fill();
+        assert!(fixture.is_loaded());
     }
 
     #[test]

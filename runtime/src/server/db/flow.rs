@@ -235,10 +235,15 @@ pub async fn delete_some(tx: &mut Tx, id: FlowId) -> Result<Deleted, DbError> {
     if is_busy(tx, id).await? {
         return Ok(Deleted::Busy);
     }
-    let runs = "DELETE FROM flow_run WHERE id IN \
-                (SELECT id FROM flow_run WHERE flow_id = $1 ORDER BY id LIMIT 100)";
+    // Looked at by the statement itself: a claim elsewhere may have come in between.
+    let runs = "DELETE FROM flow_run WHERE lease_until IS NULL AND id IN \
+                (SELECT id FROM flow_run WHERE flow_id = $1 AND lease_until IS NULL \
+                ORDER BY id LIMIT 100)";
     if tx.run(runs, args![id]).await? > 0 {
         return Ok(Deleted::Some);
+    }
+    if is_busy(tx, id).await? {
+        return Ok(Deleted::Busy);
     }
     tx.run("DELETE FROM flow WHERE id = $1", args![id]).await?;
     Ok(Deleted::All)

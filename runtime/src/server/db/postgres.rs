@@ -5,6 +5,7 @@
 //! id, requirements, segments), so that nobody waits in a circle but by accident; then the database
 //! ends one of them, and it is run again.
 
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::str::FromStr as _;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use rand::Rng as _;
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions, PgSslMode};
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::memory::Memory;
@@ -252,12 +253,28 @@ pub(super) fn is_passing(error: &sqlx::Error) -> bool {
 
 fn options(url: &str) -> Result<PgConnectOptions, DbError> {
     let options = PgConnectOptions::from_str(url).map_err(|error| unopened(url, error))?;
+    let options = match is_in_the_clear(url, &options) {
+        true => options.ssl_mode(PgSslMode::VerifyFull),
+        false => options,
+    };
     let options = options
         .application_name("waft")
         .options(SETTINGS)
         .statement_cache_capacity(512)
         .disable_statement_logging();
     Ok(options)
+}
+
+/// Tells whether the driver would speak to another machine in clear text if that asks for it: it does where
+/// nobody has named a mode.
+fn is_in_the_clear(url: &str, options: &PgConnectOptions) -> bool {
+    let is_named = url.contains("sslmode=") || url.contains("ssl-mode=");
+    let host = options.get_host();
+    let ip: Option<IpAddr> = host.parse().ok();
+    let is_here =
+        host == "localhost" || host.starts_with('/') || ip.is_some_and(|ip| ip.is_loopback());
+    let is_here = is_here || options.get_socket().is_some();
+    !is_named && !is_here && matches!(options.get_ssl_mode(), PgSslMode::Prefer)
 }
 
 pub(super) fn unopened(
@@ -283,4 +300,29 @@ async fn check_server(url: &str, connection: &mut sqlx::PgConnection) -> Result<
         () => return Ok(()),
     };
     Err(unopened(url, std::io::Error::other(why)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_machine_is_asked_for_its_certificate() {
+        let mode = |url: &str| options(url).unwrap().get_ssl_mode();
+        for far in [
+            "postgres://ada@db.example.org/waft",
+            "postgres://10.0.0.7/waft",
+        ] {
+            assert!(matches!(mode(far), PgSslMode::VerifyFull), "{far}");
+        }
+        let named = "postgres://db.example.org/waft?sslmode=disable";
+        assert!(matches!(mode(named), PgSslMode::Disable));
+        for near in [
+            "postgres://127.0.0.1:5432/waft",
+            "postgres://localhost/waft",
+            "postgres:///waft?host=/run/postgresql",
+        ] {
+            assert!(matches!(mode(near), PgSslMode::Prefer), "{near}");
+        }
+    }
 }

@@ -13,7 +13,7 @@ use crate::model::id::FlowId;
 use crate::model::limit::RUN_WALL_MS;
 use crate::model::parameter;
 use crate::model::schedule::{CatchUp, Overlap, Schedule, Tick};
-use crate::model::state::Event;
+use crate::model::state::{Event, State};
 use crate::server::app::App;
 use crate::server::db::flow_run::{self, Move, New};
 use crate::server::db::memory::{Memory, Version};
@@ -256,6 +256,8 @@ async fn leave_out_missed(
     let passed = schedule::passed(tx, due.flow_id, due.refill_at, now).await?;
     let others = passed.into_iter().filter(|(_, at)| !is_caught_up(*at));
     let mut runs = flow_run::read(tx, others.map(|(id, _)| id)).await?;
+    // Where servers share the database, one may have been claimed or cancelled meanwhile.
+    runs.retain(|run| run.state == State::Scheduled && run.epoch == 0);
     for run in &mut runs {
         let cancel = Move {
             event: Event::Cancel,
