@@ -52,7 +52,8 @@ Address and token are left in this home, so that commands and agents of it need 
 Examples:
   waft server migrate --db postgres://waft@db.example.org/waft
 
-`waft server start` does the same; by itself it can be done before, with rights that servers need not have.")]
+`waft server start` does the same; by itself it can be done before, with rights that servers need
+not have.")]
     Migrate {
         #[command(flatten)]
         db: Db,

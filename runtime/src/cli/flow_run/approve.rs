@@ -11,9 +11,10 @@ use crate::wire::NewDecision;
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(after_help = "\
-A task waits for a person by the signal `pause` or by its trigger `manual_only`. Once it is approved it
-is attempted again, and finds in `run::approval()` who approved and why; a task that is declined is
-Failed. The history of the run shows both. While a run is Paused its timeout does not count.
+A task waits for a person by the signal `pause` or by its trigger `manual_only`. Once it is
+approved it is attempted again, and finds in `run::approval()` who approved and why; a task that
+is declined is Failed. The history of the run shows both. While a run is Paused its timeout does
+not count.
 
 Examples:
   waft flow-run approve 01hf… --reason \"looks good\"

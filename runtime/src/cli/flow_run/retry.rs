@@ -10,8 +10,9 @@ use crate::wire::NewRetry;
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 #[command(after_help = "\
-The new run has the same parameters, labels and priority. What went well is kept, with its outputs: tasks,
-and elements of mapped tasks, unless one above them is done again. The old run stays as it is.
+The new run has the same parameters, labels and priority. What went well is kept, with its
+outputs: tasks, and elements of mapped tasks, unless one above them is done again. The old run
+stays as it is.
 
 Examples:
   waft flow-run retry 01hf… --watch
