@@ -179,8 +179,14 @@ async fn a_finished_output_that_is_lost_crashes_the_run_and_is_named() {
             assert!(ended.message.contains(words), "{words}: {}", ended.message);
         }
         let hints = processes.client.explain(run).await.unwrap().hints;
-        let anew = "waft flow-run create demo/sides --param 'millis=1000'";
-        assert_eq!(hints[0], anew);
+        assert_eq!(hints[0], format!("waft flow-run retry {run} --whole"));
+        let typed = processes
+            .waft(hints[0].split(' ').skip(1))
+            .output()
+            .unwrap();
+        assert!(typed.status.success(), "{typed:?}");
+        let anew = String::from_utf8(typed.stdout).unwrap().trim().parse();
+        processes.ends_as(anew.unwrap(), State::Success).await;
         again.kill();
         let begun = lines_of(&processes.out_log());
         let begun = begun.iter().filter(|line| line.starts_with("begin"));

@@ -35,8 +35,6 @@ const AGENTS_MAX: u32 = 100;
 const LATELY: SignedDuration = SignedDuration::from_mins(10);
 /// What starts an agent.
 const START: &str = "waft agent start";
-/// Most bytes of parameters in a line to paste.
-const PARAMETERS_MAX: usize = 300;
 /// What is said of an agent that finishes what it has, or was told to.
 const TAKES_NO_MORE: &str = "takes no more runs";
 /// What is said of an agent whose slots are all taken.
@@ -66,7 +64,9 @@ pub(super) async fn explain(
     if run.state.is_failed() {
         explanation.hints = remedies(tx, run).await?;
         if run.code.as_deref().is_some_and(is_lost_result) {
-            explanation.hints.insert(0, anew(run));
+            // What is finished is kept by a retry that is not whole, and its output is what was lost.
+            let whole = format!("waft flow-run retry {} --whole", run.id);
+            explanation.hints.insert(0, whole);
         }
     }
     if run.state == State::Running {
@@ -201,20 +201,6 @@ fn standing(run: &FlowRun) -> String {
 /// this run.
 fn is_lost_result(code: &str) -> bool {
     matches!(code, "results.lost" | "results.damaged")
-}
-
-/// Returns the line that makes a run anew.
-fn anew(run: &FlowRun) -> String {
-    let parameters = run.parameters.iter().map(|(name, value)| {
-        let quoted = format!("{name}={value}").replace('\'', r"'\''");
-        format!(" --param '{quoted}'")
-    });
-    let parameters: String = parameters.collect();
-    let flow = format!("waft flow-run create {}/{}", run.project, run.flow);
-    match parameters.len() <= PARAMETERS_MAX {
-        true => flow + &parameters,
-        false => flow + " --params FILE",
-    }
 }
 
 /// Returns what would allow what the tasks lacked whose failure the run names, and where to read on.
