@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Barrier;
 
 use waft::client::Client;
-use waft::clock::Clock;
 use waft::model::state::State;
 use waft::server::db::sql::Sql;
 use waft::server::db::{Db, DbError, Place, copy};
@@ -14,19 +13,7 @@ use waft::server::{self, Migrated, ServerSettings, start};
 use waft::wire::{ListQuery, NewProject};
 
 use crate::kit::postgres;
-use crate::server::{LEASE, World, code, registration};
-
-fn settings(place: &Place) -> ServerSettings {
-    ServerSettings {
-        listen: ([127, 0, 0, 1], 0).into(),
-        db: place.clone(),
-        lease: LEASE,
-        hosts: Vec::new(),
-        results_keep: server::RESULTS_KEEP,
-        runs_keep: server::RUNS_KEEP,
-        clock: Clock::default(),
-    }
-}
+use crate::server::{World, code, registration, settings};
 
 #[tokio::test]
 async fn a_port_in_use_is_told_before_anything_is_touched() {

@@ -345,16 +345,24 @@ async fn place(folder: &tempfile::TempDir) -> Place {
     }
 }
 
-/// Opens the server of a database: no port, and no duty that is not called by hand.
-async fn open(place: &Place, clock: Clock) -> (App, Option<String>) {
-    let settings = ServerSettings {
+/// Returns what a server of a database is started with, on a free port.
+pub(crate) fn settings(place: &Place) -> ServerSettings {
+    ServerSettings {
         listen: ([127, 0, 0, 1], 0).into(),
         db: place.clone(),
         lease: LEASE,
         hosts: Vec::new(),
         results_keep: server::RESULTS_KEEP,
         runs_keep: server::RUNS_KEEP,
+        clock: Clock::default(),
+    }
+}
+
+/// Opens the server of a database: no port, and no duty that is not called by hand.
+async fn open(place: &Place, clock: Clock) -> (App, Option<String>) {
+    let settings = ServerSettings {
         clock,
+        ..settings(place)
     };
     server::open(&settings).await.unwrap()
 }

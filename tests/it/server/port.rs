@@ -3,18 +3,6 @@
 use super::*;
 use waft::server::start;
 
-fn settings(place: &Place) -> ServerSettings {
-    ServerSettings {
-        listen: ([127, 0, 0, 1], 0).into(),
-        db: place.clone(),
-        lease: LEASE,
-        hosts: Vec::new(),
-        results_keep: server::RESULTS_KEEP,
-        runs_keep: server::RUNS_KEEP,
-        clock: Clock::default(),
-    }
-}
-
 #[tokio::test]
 async fn a_server_that_goes_down_answers_whoever_waits_and_comes_back_with_everything() {
     let folder = tempfile::tempdir().unwrap();

@@ -153,6 +153,15 @@ fn on_a_terminal(
     String::from_utf8_lossy(&shown.stdout).into_owned()
 }
 
+/// Checks that a command that says nothing to a terminal draws no bar of that name.
+fn assert_plain(processes: &Processes, words: &[&str], store: &StorageServer, bar: &str) {
+    let mut command = processes.waft(words.iter().copied());
+    let plain = command.envs(store.environment()).output().unwrap();
+    assert!(plain.status.success(), "{plain:?}");
+    let said = String::from_utf8_lossy(&plain.stderr).into_owned();
+    assert!(!said.contains(bar) && !said.contains('\x1b'), "{said}");
+}
+
 /// On a terminal a large upload shows how far it is; elsewhere there are plain lines.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_upload_shows_how_far_it_is_on_a_terminal_only() {
@@ -185,17 +194,7 @@ async fn a_large_upload_shows_how_far_it_is_on_a_terminal_only() {
         &root,
         "--yes",
     ];
-    let plain = processes
-        .waft(words)
-        .envs(again.environment())
-        .output()
-        .unwrap();
-    assert!(plain.status.success(), "{plain:?}");
-    let said = String::from_utf8_lossy(&plain.stderr).into_owned();
-    assert!(
-        !said.contains("storing") && !said.contains('\x1b'),
-        "{said}"
-    );
+    assert_plain(&processes, &words, &again, "storing");
 }
 
 /// So does a large download, whose size the storage tells.
@@ -215,17 +214,7 @@ async fn a_large_download_shows_how_far_it_is_on_a_terminal_only() {
     assert!(shown.contains("fetching hello.wasm"), "{shown}");
     assert!(shown.contains("/19."), "the whole size in {shown}");
 
-    let plain = processes
-        .waft(words)
-        .envs(store.environment())
-        .output()
-        .unwrap();
-    assert!(plain.status.success(), "{plain:?}");
-    let said = String::from_utf8_lossy(&plain.stderr).into_owned();
-    assert!(
-        !said.contains("fetching") && !said.contains('\x1b'),
-        "{said}"
-    );
+    assert_plain(&processes, &words, &store, "fetching");
 }
 
 /// A registry may keep its blobs elsewhere, and send there. Its login stays with it, and what comes from there is

@@ -45,6 +45,17 @@ fn unknown(id: FlowRunId) -> ApiError {
         .hint("waft flow-run list shows those there are")
 }
 
+/// Reads a run as it stands, to be changed by somebody who may see it.
+///
+/// # Errors
+///
+/// Refuses one that is not there for them.
+async fn own(tx: &mut Tx, access: &Access, id: FlowRunId) -> Answer<Standing> {
+    let run = flow_run::read(tx, [id]).await?.pop();
+    let run = run.filter(|run| access.realm.has(run.project_id));
+    run.ok_or_else(|| unknown(id))
+}
+
 fn over(run: &Standing, verb: &str) -> ApiError {
     let at = run.ended_at.map_or(String::new(), |at| format!(" at {at}"));
     let message = format!(
@@ -441,11 +452,7 @@ pub(super) async fn cancel(
         .db
         .write(move |tx| {
             Box::pin(async move {
-                let unseen = || unknown(id);
-                let mut run = flow_run::read(tx, [id]).await?.pop().ok_or_else(unseen)?;
-                if !access.realm.has(run.project_id) {
-                    return Err(unseen());
-                }
+                let mut run = own(tx, &access, id).await?;
                 if run.state.is_over() {
                     return Err(over(&run, "cancel"));
                 }
@@ -464,7 +471,7 @@ pub(super) async fn cancel(
                     flow_run::apply(tx, vec![run]).await?;
                 }
                 let found = flow_run::find(tx, &memory, &access.realm, id).await?;
-                Ok((found.ok_or_else(unseen)?.flow_run, agent))
+                Ok((found.ok_or_else(|| unknown(id))?.flow_run, agent))
             })
         })
         .await?;
@@ -488,10 +495,7 @@ pub(super) async fn delete(
     app.db
         .write(move |tx| {
             Box::pin(async move {
-                let run = flow_run::read(tx, [id]).await?.pop();
-                if !run.is_some_and(|run| access.realm.has(run.project_id)) {
-                    return Err(unknown(id));
-                }
+                own(tx, &access, id).await?;
                 left_out::add(tx, id, now).await?;
                 match flow_run::delete(tx, id).await? {
                     true => Ok(StatusCode::NO_CONTENT),

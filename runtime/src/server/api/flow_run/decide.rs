@@ -3,7 +3,7 @@
 use axum::Json as Answered;
 use axum::extract::State;
 
-use super::{over, unknown};
+use super::{over, own, unknown};
 use crate::model::id::{AgentId, FlowRunId};
 use crate::model::run::Decision;
 use crate::model::state::State as RunState;
@@ -41,10 +41,7 @@ pub(in crate::server::api) async fn decide(
         .write(move |tx| {
             Box::pin(async move {
                 let unseen = || unknown(id);
-                let mut run = flow_run::read(tx, [id]).await?.pop().ok_or_else(unseen)?;
-                if !access.realm.has(run.project_id) {
-                    return Err(unseen());
-                }
+                let mut run = own(tx, &access, id).await?;
                 if run.state.is_over() {
                     return Err(over(&run, "decide about"));
                 }
