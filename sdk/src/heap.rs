@@ -6,7 +6,7 @@
 //! Rust in one call and by libc in another, so every block must be one that `free` knows.
 
 use std::alloc::{GlobalAlloc, Layout};
-use std::arch::wasm32::{memory_grow, memory_size};
+use std::arch::wasm32::memory_grow;
 use std::ffi::c_int;
 use std::ptr;
 use talc::base::Talc;

@@ -96,6 +96,13 @@ fn stages(cache: &Cache, count: &mut Count) -> Result<()> {
             test.args(["test", "--locked"]),
         )?;
     }
+    // Users see its warnings, and what it does on wasm no lint above has seen.
+    let mut sdk = cache.guest_cargo(&cache.repository.join("examples/hello"));
+    toolchain.compile_with(&mut sdk)?;
+    sdk.args(["rustc", "--release", "--target", toolchain::TARGET])
+        .args(["--locked", "--package", "waft-sdk", "--lib", "--"])
+        .arg("-Dwarnings");
+    stage("the SDK as part of a flow", &mut sdk)?;
     match &toolchain {
         Toolchain::Named { .. } => {
             let mut check = cache.guest_cargo(&cache.repository.join("examples/hello"));
