@@ -1,8 +1,12 @@
 //! How many flow runs a second go through server and agent, and how soon a run starts.
 //!
-//! Everything is real: a server on a durable SQLite file, its HTTP API on loopback, an agent with
-//! sandboxes, the smallest flow (one task that answers its parameter). Not a statistic of tiny
-//! samples but of whole bursts, so it is a plain program: medians over several rounds.
+//! Everything is real: a server on a database that keeps what it acknowledges (an SQLite file, then a
+//! PostgreSQL beside it), its HTTP API on loopback, one agent and then three with sandboxes, the
+//! smallest flow (one task that answers its parameter). Not a statistic of tiny samples but of whole
+//! bursts, so it is a plain program: medians over several rounds.
+//!
+//! All of it shares the cores of this machine and one process: what three agents cost beside one is
+//! what their calls cost. `cargo xtask bench runs`; `sqlite` or `postgresql` measures that one alone.
 
 #![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
 #![expect(clippy::unwrap_used, reason = "a bench that cannot go on stops here")]
@@ -11,11 +15,9 @@
     reason = "a bench measures real time, and may read how it was started"
 )]
 
-#[path = "../../tests/it/kit/guests.rs"]
-#[expect(dead_code, reason = "shared with the tests, which use more of it")]
-mod guests;
+#[path = "kit/mod.rs"]
+mod kit;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,9 +34,11 @@ use waft::model::label::Labels;
 use waft::model::limit::{ARTIFACT_BYTES_MAX, Limits};
 use waft::model::state::State;
 use waft::sandbox::{Compiler, Powers, Sandbox, Settings};
-use waft::server::{self, ServerSettings};
+use waft::server;
 use waft::storage::{ArtifactCache, Root, Storage};
 use waft::wire::{ListQuery, Location, NewFlowRun, NewProject, Registration, WatchQuery};
+
+use kit::{Database, Databases, guests, quantile};
 
 const BURST: usize = 2_000;
 const ROUNDS: usize = 5;
@@ -42,11 +46,13 @@ const STARTS: usize = 300;
 /// Clients that make runs at one time.
 const CREATORS: usize = 16;
 const SLOTS: usize = 128;
+/// How many agents there are at one time, one measurement after the other.
+const AGENTS: [usize; 2] = [1, 3];
 
 struct Bench {
     client: Client,
     sandbox: Sandbox,
-    home: tempfile::TempDir,
+    database: Database,
     cores: usize,
 }
 
@@ -63,62 +69,59 @@ fn main() {
 }
 
 async fn measure(cores: usize) {
-    let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let server = server::start(ServerSettings {
-        listen: ([127, 0, 0, 1], 0).into(),
-        db: home.path().join("waft.db").into(),
-        lease: Duration::from_secs(30),
-        hosts: Vec::new(),
-        results_keep: server::RESULTS_KEEP,
-        runs_keep: server::RUNS_KEEP,
-        clock: Clock::default(),
-    })
-    .await
-    .unwrap();
+    println!(
+        "{cores} cores, {SLOTS} slots an agent, bursts of {BURST} runs of the smallest flow, {ROUNDS} rounds"
+    );
+    for databases in Databases::asked("runs").await {
+        for agents in AGENTS {
+            println!("{databases}, agents: {agents}");
+            measure_on(databases.make().await, agents, cores).await;
+        }
+    }
+}
+
+async fn measure_on(database: Database, agents: usize, cores: usize) {
+    let server = server::start(database.settings(Clock::default()))
+        .await
+        .unwrap();
     let url = format!("http://{}", server.addr);
     let client = Client::new(&url, server.first_token.clone()).unwrap();
-    let code = home.path().join("code");
-    let sandbox = Sandbox::new(Settings::new(Compiler::InProcess, code, SLOTS)).unwrap();
+    let code = database.folder.path().join("code");
+    let slots = SLOTS * agents;
+    let sandbox = Sandbox::new(Settings::new(Compiler::InProcess, code, slots)).unwrap();
     let bench = Bench {
         client,
         sandbox,
-        home,
+        database,
         cores,
     };
     bench.register("echo").await;
 
-    println!(
-        "{cores} cores, {SLOTS} slots, bursts of {BURST} runs of the smallest flow, {ROUNDS} rounds"
-    );
     let mut waiting = Vec::new();
     for _ in 0..ROUNDS {
-        waiting.push(bench.waiting_burst().await);
+        waiting.push(bench.waiting_burst(agents).await);
     }
-    report(
-        "flow runs/s, all waiting when the agent comes",
-        &mut waiting,
-    );
+    report("runs/s, all waiting when the agents come", &mut waiting);
 
-    let agent = bench.agent().await;
+    let at_work = bench.agents(agents).await;
     bench.start().await;
     let mut live = Vec::new();
     for _ in 0..ROUNDS {
         live.push(bench.live_burst().await);
     }
-    report(
-        "flow runs/s, made by 16 clients while the agent works",
-        &mut live,
-    );
+    let what = format!("runs/s, made by {CREATORS} clients while they work");
+    report(&what, &mut live);
 
     let mut starts = Vec::new();
     for _ in 0..STARTS {
         starts.push(bench.start().await);
     }
-    starts.sort_by(f64::total_cmp);
-    println!("create to Running, seen by a watching client, {STARTS} runs one after the other:");
-    println!("  p50 {:.2} ms", starts[STARTS / 2]);
-    println!("  p99 {:.2} ms", starts[STARTS * 99 / 100]);
-    drop(agent);
+    let (half, most) = (quantile(&mut starts, 0.5), quantile(&mut starts, 0.99));
+    println!(
+        "  create to Running, seen by a watching client, {STARTS} runs one after the other: \
+         p50 {half:.2} ms, p99 {most:.2} ms"
+    );
+    drop(at_work);
     server.shutdown().await;
 }
 
@@ -155,14 +158,22 @@ impl Bench {
     }
 
     fn root(&self) -> Root {
-        Root::local(&self.home.path().join("flows")).unwrap()
+        Root::local(&self.database.folder.path().join("flows")).unwrap()
     }
 
-    async fn agent(&self) -> Running {
-        let home = self.home.path().to_owned();
+    async fn agents(&self, count: usize) -> Vec<Running> {
+        let mut agents = Vec::new();
+        for nth in 0..count {
+            agents.push(self.agent(format!("bench-{nth}")).await);
+        }
+        agents
+    }
+
+    async fn agent(&self, name: String) -> Running {
+        let home = self.database.folder.path().join(&name);
         let settings = AgentSettings {
             client: self.client.clone(),
-            name: "bench".to_owned(),
+            name,
             hostname: "bench".to_owned(),
             labels: Labels::default(),
             has_auto_labels: true,
@@ -184,19 +195,21 @@ impl Bench {
         Agent::start(settings).await.unwrap()
     }
 
-    /// Makes runs, then starts an agent; returns how many were over each second.
-    async fn waiting_burst(&self) -> f64 {
+    /// Makes runs, then starts agents; returns how many were over each second.
+    async fn waiting_burst(&self, agents: usize) -> f64 {
         self.create(BURST).await;
         let begin = Instant::now();
-        let mut agent = self.agent().await;
+        let agents = self.agents(agents).await;
         self.all_over().await;
         let rate = BURST as f64 / begin.elapsed().as_secs_f64();
-        agent.stop();
-        agent.wait().await.unwrap();
+        for mut agent in agents {
+            agent.stop();
+            agent.wait().await.unwrap();
+        }
         rate
     }
 
-    /// Makes runs while an agent works; returns how many were made and over each second.
+    /// Makes runs while agents work; returns how many were made and over each second.
     async fn live_burst(&self) -> f64 {
         let begin = Instant::now();
         self.create(BURST).await;
@@ -266,13 +279,7 @@ impl Bench {
 }
 
 fn report(what: &str, rates: &mut [f64]) {
-    rates.sort_by(f64::total_cmp);
-    let median = rates[rates.len() / 2];
+    let median = quantile(rates, 0.5);
     let (least, most) = (rates[0], rates[rates.len() - 1]);
-    println!("{what}: {median:.0} (from {least:.0} to {most:.0})");
-}
-
-/// Returns the root of the repository, where the guests are named.
-fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+    println!("  {what}: {median:.0} (from {least:.0} to {most:.0})");
 }

@@ -8,6 +8,7 @@ pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod servers;
 pub(crate) mod transcript;
+pub(crate) mod wait;
 pub(crate) mod witness;
 pub(crate) mod world;
 

@@ -18,13 +18,12 @@ use tokio::sync::OnceCell;
 use waft::server::db::Place;
 
 use super::guests::servers;
-use super::program::free_port;
-use super::witness::patient;
+use super::wait::{free_port, patient};
 
 /// What the folders of all test processes begin with.
 const PREFIX: &str = "waft-postgres-";
-/// What makes it fast: nothing here has to outlive the machine.
-const SETTINGS: &str = "fsync = off
+/// What makes it fast: nothing in a test has to outlive the machine.
+const FAST: &str = "fsync = off
 full_page_writes = off
 synchronous_commit = off
 max_connections = 1000
@@ -43,11 +42,12 @@ pub(crate) struct Server {
 /// Returns the one of this process.
 pub(crate) async fn shared() -> &'static Server {
     static SERVER: OnceCell<Server> = OnceCell::const_new();
-    SERVER.get_or_init(Server::start).await
+    SERVER.get_or_init(|| Server::start(FAST)).await
 }
 
 impl Server {
-    async fn start() -> Self {
+    /// Starts one with these lines in its configuration.
+    pub(crate) async fn start(settings: &str) -> Self {
         clear_away();
         let folder = std::env::temp_dir().join(format!("{PREFIX}{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
@@ -61,8 +61,7 @@ impl Server {
             .output()
             .unwrap();
         assert!(made.status.success(), "{made:?}");
-        let settings = data.join("postgresql.auto.conf");
-        std::fs::write(&settings, SETTINGS).unwrap();
+        std::fs::write(data.join("postgresql.auto.conf"), settings).unwrap();
         let server = Self {
             address: free_port(),
             folder,

@@ -3,7 +3,7 @@
 //! One folder is the `WAFT_HOME` of all of them, so none needs to be told where the others are.
 
 use std::fs::OpenOptions;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -16,7 +16,9 @@ use waft::storage::Root;
 use waft::wire::NewProject;
 
 use super::postgres;
-use super::witness::{Witness, patient};
+pub(crate) use super::wait::free_port;
+use super::wait::patient;
+use super::witness::Witness;
 use super::world::{PROJECT, registration};
 
 /// The program that is tested.
@@ -345,10 +347,4 @@ pub(crate) async fn line_with(file: &Path, words: &str) {
         }
     };
     patient(&format!("`{words}` in {}", file.display()), written).await;
-}
-
-/// Returns an address of this machine that nobody listens on.
-pub(crate) fn free_port() -> SocketAddr {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    listener.local_addr().unwrap()
 }

@@ -15,8 +15,8 @@ use waft::model::state::{Event, State};
 use waft::storage::{Results, Root};
 use waft::wire::{FlowRun, ListQuery, LogQuery, NewFlowRun, Transition, WatchQuery};
 
-/// Real time after which a story that waits is stuck.
-const PATIENCE: Duration = Duration::from_secs(60);
+use super::wait::PATIENCE;
+pub(crate) use super::wait::patient;
 
 /// Makes runs and watches them.
 pub(crate) struct Witness {
@@ -361,14 +361,6 @@ pub(crate) fn new_run(flow: &str, parameters: Json) -> NewFlowRun {
         flow: flow.to_owned(),
         parameters: parameters.into_iter().collect(),
         ..NewFlowRun::default()
-    }
-}
-
-/// Waits for something that has to happen.
-pub(crate) async fn patient<T>(what: &str, happens: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, happens).await {
-        Ok(value) => value,
-        Err(_) => panic!("waited for {what} in vain"),
     }
 }
 
