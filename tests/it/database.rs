@@ -55,13 +55,7 @@ async fn a_file_that_is_no_database_is_left_alone() {
     let torn = folder.path().join("torn.db");
     std::fs::write(&torn, b"SQLite format 3\0 and then nonsense").unwrap();
     let error = Db::open(&torn.clone().into()).await.err().unwrap();
-    assert!(
-        matches!(
-            error,
-            DbError::NotADatabase { .. } | DbError::Unopened { .. }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, DbError::Damaged { .. }), "{error}");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use crate::client::ClientError;
 use crate::config::{BadConfig, BadHome};
 use crate::model::parameter::BadParameters;
+use crate::server::db::DbError;
 
 /// What a command returns.
 pub type Done<T = ()> = Result<T, Failure>;
@@ -50,7 +51,8 @@ impl Failure {
         let on_parameters = error.downcast_ref().and_then(BadParameters::hint);
         let hint = on_parameters
             .or_else(|| error.downcast_ref().and_then(hint_on_call))
-            .or_else(|| Some(error.downcast_ref::<BadHome>()?.hint()?.to_owned()));
+            .or_else(|| Some(error.downcast_ref::<BadHome>()?.hint()?.to_owned()))
+            .or_else(|| Some(error.downcast_ref::<DbError>()?.hint()?.to_owned()));
         Self { kind, error, hint }
     }
 

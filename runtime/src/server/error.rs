@@ -115,6 +115,8 @@ codes! {
     Raced = "raced", CONFLICT;
     /// The disk of the database is full.
     StorageFull = "storage-full", INSUFFICIENT_STORAGE;
+    /// The file of the database is damaged.
+    DatabaseDamaged = "database-damaged", INTERNAL_SERVER_ERROR;
     /// The server cannot reach its database.
     DatabaseAway = "database-away", SERVICE_UNAVAILABLE;
     /// The server is on its way down.
@@ -170,8 +172,16 @@ impl From<DbError> for ApiError {
         match error {
             DbError::Full => Self::new(
                 Code::StorageFull,
-                "nothing was written: the disk of the server is full",
-            ),
+                "nothing was written: the disk of the server's database is full",
+            )
+            .hint("make room on that disk; nothing that was acknowledged is lost, and all goes on by itself"),
+            DbError::Damaged { ref source, .. } => {
+                let error = &**source as &dyn std::error::Error;
+                tracing::error!(error, "the database is damaged");
+                Self::new(Code::DatabaseDamaged, "the server's database is damaged").hint(
+                    "stop the server, and put a backup in its place: waft server restore FILE",
+                )
+            }
             DbError::Closed => Self::new(Code::Closing, "the server is on its way down"),
             DbError::Away(why) => {
                 let error = &why as &dyn std::error::Error;

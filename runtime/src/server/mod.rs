@@ -191,12 +191,14 @@ fn lock_file(db: &Path) -> anyhow::Result<File> {
 ///
 /// Fails if the database cannot be used.
 pub async fn open(settings: &ServerSettings) -> Result<(App, Option<String>), DbError> {
+    Db::examine(&settings.db).await?;
     let db = Db::open(&settings.db).await?;
     let clock = settings.clock.clone();
-    let first_token = make_first_token(&db, &clock).await?;
+    let at = |error: DbError| error.at(&settings.db);
+    let first_token = make_first_token(&db, &clock).await.map_err(at)?;
     let app = App::new(db, settings);
     // Nobody could renew while no server was there, so no lease ends before it had its full length.
-    duty::rescuer::extend(&app).await?;
+    duty::rescuer::extend(&app).await.map_err(at)?;
     Ok((app, first_token))
 }
 

@@ -61,7 +61,8 @@ async fn copied(from: &Path, folder: &Path) -> Result<(NamedTempFile, i64), DbEr
         .map_err(|error| unopened(folder, error))?;
     let path = copy.path().to_string_lossy().into_owned();
     let into = sqlx::query("VACUUM INTO $1").bind(path);
-    connection.execute(into).await?;
+    let copied = connection.execute(into).await;
+    copied.map_err(|error| DbError::from(error).at(&from.to_owned().into()))?;
     connection.close().await?;
     let synced = copy.as_file().sync_all();
     synced.map_err(|error| unopened(copy.path(), error))?;

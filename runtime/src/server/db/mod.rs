@@ -130,6 +130,15 @@ pub enum DbError {
     /// The disk is full. Nothing of the transaction was written.
     #[error("the disk of the database is full")]
     Full,
+    /// The bytes of the file make no sense.
+    #[error("the database{} is damaged", named(.place.as_ref()))]
+    Damaged {
+        /// Where, as far as that is known.
+        place: Option<Place>,
+        /// How it shows.
+        #[source]
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
     /// Another transaction changed the same run first; nothing of this one was written.
     #[error("another change came first")]
     Raced,
@@ -159,6 +168,10 @@ impl From<sqlx::Error> for DbError {
         match &error {
             _ if matches!(code.as_deref(), Some(sqlite::FULL | postgres::FULL)) => Self::Full,
             _ if code.as_deref().is_some_and(postgres::is_raced) => Self::Raced,
+            _ if sqlite::is_damaged(&error) => Self::Damaged {
+                place: None,
+                source: Arc::new(error),
+            },
             sqlx::Error::PoolClosed => Self::Closed,
             _ if postgres::is_away(&error) => Self::Away(error),
             _ => Self::Broken(error),
@@ -166,12 +179,44 @@ impl From<sqlx::Error> for DbError {
     }
 }
 
+fn named(place: Option<&Place>) -> String {
+    place.map_or_else(String::new, |place| format!(" `{place}`"))
+}
+
 impl DbError {
+    /// Returns what whoever looks after the database can do about it.
+    #[must_use]
+    pub const fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Full => Some("make room on its disk; nothing that was acknowledged is lost"),
+            Self::Damaged { .. } => {
+                Some("waft server restore FILE puts a backup in its place, and keeps what is there")
+            }
+            _ => None,
+        }
+    }
+
+    /// Adds where the database is, if that is not known.
+    #[must_use]
+    pub(super) fn at(self, known: &Place) -> Self {
+        match self {
+            Self::Damaged { place, source } => Self::Damaged {
+                place: place.or_else(|| Some(known.clone())),
+                source,
+            },
+            other => other,
+        }
+    }
+
     /// Makes the error again for each closure of a transaction that failed as a whole.
     fn again(&self) -> Self {
         match self {
             Self::Full => Self::Full,
             Self::Closed => Self::Closed,
+            Self::Damaged { place, source } => Self::Damaged {
+                place: place.clone(),
+                source: source.clone(),
+            },
             Self::Broken(source) => Self::Undone(source.to_string()),
             other => Self::Undone(other.to_string()),
         }
@@ -201,10 +246,24 @@ impl Db {
     pub async fn open(place: &Place) -> Result<Self, DbError> {
         let memory = Memory::default();
         let kept = match place {
-            Place::File(file) => Kept::Sqlite(Sqlite::open(file, &memory).await?),
-            Place::Postgres(url) => Kept::Postgres(Postgres::open(url).await?),
+            Place::File(file) => Sqlite::open(file, &memory).await.map(Kept::Sqlite),
+            Place::Postgres(url) => Postgres::open(url).await.map(Kept::Postgres),
         };
+        let kept = kept.map_err(|error| error.at(place))?;
         Ok(Self { kept, memory })
+    }
+
+    /// Looks whether a file is whole that whoever had it last could not close, and nobody has now.
+    ///
+    /// # Errors
+    ///
+    /// Says that it is damaged.
+    pub async fn examine(place: &Place) -> Result<(), DbError> {
+        match place {
+            Place::File(file) => sqlite::examine(file).await,
+            // It does that by itself.
+            Place::Postgres(_) => Ok(()),
+        }
     }
 
     /// Returns the last migration that a database has; none if there is nothing yet.

@@ -1,12 +1,16 @@
 //! An SQLite file: one writer, some readers.
 
+use std::error::Error;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions as _, Connection as _, SqlitePool};
+use sqlx::error::DatabaseError as _;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteError, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Row as _, SqlitePool};
 
 use super::memory::Memory;
 use super::tx::{Tx, args};
@@ -21,6 +25,10 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const OLDEST: (u32, u32, u32) = (3, 51, 3);
 /// The code of an error when the disk is full.
 pub(super) const FULL: &str = "13";
+/// The codes of errors when the bytes of a file make no sense; others add a higher byte.
+const DAMAGED: [u32; 2] = [11, 26];
+/// The largest file that is read as a whole before it is used: that takes some seconds.
+const EXAMINED_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 /// A file that is open. Clones share it.
 #[derive(Clone)]
@@ -101,6 +109,51 @@ pub(super) async fn last_migration(path: &Path) -> Result<Option<i64>, DbError> 
     Ok(Some(last))
 }
 
+/// Looks whether a file is whole whose last user could not close it: then its log is still there.
+pub(super) async fn examine(path: &Path) -> Result<(), DbError> {
+    let length = |path: &Path| path.metadata().map_or(0, |meta| meta.len());
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    if length(Path::new(&log)) == 0 || length(path) == 0 {
+        return Ok(());
+    }
+    if length(path) > EXAMINED_BYTES_MAX {
+        tracing::info!("the last stop was none in order; the database is too large to be examined");
+        return Ok(());
+    }
+    let failed = |error: sqlx::Error| unopened(path, error);
+    let connected = options(path).create_if_missing(false).connect().await;
+    let mut connection = connected.map_err(failed)?;
+    let found = connection.fetch_one("PRAGMA quick_check(1)").await;
+    let found: String = found.and_then(|row| row.try_get(0)).map_err(failed)?;
+    connection.close().await.map_err(failed)?;
+    match found.as_str() {
+        "ok" => Ok(()),
+        // The lines before the last name the database.
+        _ => Err(DbError::Damaged {
+            place: Some(path.to_owned().into()),
+            source: Arc::new(std::io::Error::other(
+                found.lines().last().unwrap_or_default().to_owned(),
+            )),
+        }),
+    }
+}
+
+/// Tells whether an error, or one behind it, says that the bytes of a file make no sense.
+pub(super) fn is_damaged(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(one) = next {
+        if let Some(sqlx::Error::Database(inner)) = one.downcast_ref()
+            && let Some(own) = inner.try_downcast_ref::<SqliteError>()
+        {
+            let code = own.code().and_then(|code| code.parse::<u32>().ok());
+            return code.is_some_and(|code| DAMAGED.contains(&(code & 0xff)));
+        }
+        next = one.source();
+    }
+    false
+}
+
 fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
@@ -149,13 +202,17 @@ fn prepare_file(path: &Path) -> Result<(), DbError> {
     })
 }
 
-pub(super) fn unopened(
-    path: &Path,
-    error: impl std::error::Error + Send + Sync + 'static,
-) -> DbError {
-    DbError::Unopened {
-        place: path.to_owned().into(),
-        source: Arc::new(error),
+pub(super) fn unopened(path: &Path, error: impl Error + Send + Sync + 'static) -> DbError {
+    let place = path.to_owned().into();
+    match is_damaged(&error) {
+        true => DbError::Damaged {
+            place: Some(place),
+            source: Arc::new(error),
+        },
+        false => DbError::Unopened {
+            place,
+            source: Arc::new(error),
+        },
     }
 }
 

@@ -108,6 +108,7 @@ impl Writer {
 }
 
 async fn work(mut tx: Tx, mut queue: mpsc::Receiver<Box<dyn Queued>>, memory: Memory) {
+    let mut room = Room::default();
     while let Some(first) = queue.recv().await {
         if let Err(error) = tx.run(BEGIN, Vec::new()).await {
             drop(tx.run(ROLLBACK, Vec::new()).await);
@@ -116,6 +117,7 @@ async fn work(mut tx: Tx, mut queue: mpsc::Receiver<Box<dyn Queued>>, memory: Me
         }
         let mut done = Vec::new();
         let committed = batch(&mut tx, first, &mut queue, &mut done, &memory).await;
+        room.note(&committed, &done);
         if committed.is_err() {
             // A number that was handed out in a transaction that is undone may come again.
             memory.forget();
@@ -126,6 +128,33 @@ async fn work(mut tx: Tx, mut queue: mpsc::Receiver<Box<dyn Queued>>, memory: Me
         }
     }
     tx.close().await;
+}
+
+/// Whether the disk has room, as far as it was seen: the log says once that it has none, and once that it has
+/// some again.
+#[derive(Default)]
+struct Room {
+    is_full: bool,
+}
+
+impl Room {
+    /// Notes how a transaction ended.
+    fn note(&mut self, committed: &Result<(), DbError>, done: &[Done]) {
+        match committed {
+            Err(DbError::Full) if !self.is_full => {
+                self.is_full = true;
+                tracing::error!(
+                    "the disk of the database is full: nothing is written until there is room"
+                );
+            }
+            // One in which everybody failed may have written nothing.
+            Ok(()) if self.is_full && done.iter().any(|one| one.is_ok) => {
+                self.is_full = false;
+                tracing::info!("the disk of the database has room again");
+            }
+            _ => {}
+        }
+    }
 }
 
 async fn batch(
