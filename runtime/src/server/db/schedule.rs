@@ -79,6 +79,13 @@ pub async fn set_refill(tx: &mut Tx, flow: FlowId, at: Option<Timestamp>) -> Res
     tx.run(sql, args![flow, at]).await.map(drop)
 }
 
+/// Has every schedule looked at that was to be looked at later: the clock was set back, so instants that had
+/// passed are to come.
+pub async fn look_again(tx: &mut Tx, now: Timestamp) -> Result<(), DbError> {
+    let sql = "UPDATE schedule SET refill_at = $1 WHERE refill_at > $1";
+    tx.run(sql, args![now]).await.map(drop)
+}
+
 /// Deletes the runs that clocks made for instants after `after` and that nobody has claimed yet.
 /// They are made again, by whatever rule holds then.
 pub async fn delete_ahead(tx: &mut Tx, flow: FlowId, after: Timestamp) -> Result<u64, DbError> {

@@ -1,29 +1,77 @@
-//! The timekeeper: ends runs that have taken as long as they may while they waited and nobody had them.
+//! The timekeeper: ends runs that have taken as long as they may while they waited and nobody had them, and
+//! notices when the wall clock is set back.
 //!
 //! Where an agent has the run, the agent ends it.
 
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
+
 use super::{note, rest};
+use crate::clock::Monotonic;
 use crate::model::id::FlowRunId;
 use crate::model::state::Event;
 use crate::server::app::App;
-use crate::server::db::DbError;
 use crate::server::db::flow_run::{self, Move};
+use crate::server::db::{DbError, schedule};
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(1);
 /// Most runs of one transaction.
 const BATCH: u32 = 500;
+/// How far the wall clock may fall behind the time that has passed before it counts as set back.
+const BEHIND: SignedDuration = SignedDuration::from_secs(2);
 
 /// Keeps the time until the server goes down.
 pub(super) async fn keep(app: App) {
+    // It may have been set back while no server was there.
+    note("timekeeper", bring_back(&app).await);
+    let mut last = (app.clock.now(), app.clock.monotonic());
     loop {
+        let next = (app.clock.now(), app.clock.monotonic());
+        if is_set_back(last, next) {
+            tracing::warn!("the wall clock was set back");
+            note("timekeeper", set_back(&app).await);
+        }
+        last = next;
         note("timekeeper", end_overdue(&app).await);
         if !rest(&app, EVERY, std::future::pending()).await {
             return;
         }
     }
+}
+
+/// Tells whether less time has passed on the wall from one look to the next than in truth.
+fn is_set_back(last: (Timestamp, Monotonic), next: (Timestamp, Monotonic)) -> bool {
+    let passed = SignedDuration::try_from(next.1.since(last.1)).unwrap_or(SignedDuration::MAX);
+    passed.saturating_sub(next.0.duration_since(last.0)) > BEHIND
+}
+
+/// Puts right what was written by a clock that is set back since.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn set_back(app: &App) -> Result<(), DbError> {
+    bring_back(app).await?;
+    let now = app.clock.now();
+    app.db
+        .write(move |tx| Box::pin(schedule::look_again(tx, now)))
+        .await?;
+    app.nudge_schedules();
+    Ok(())
+}
+
+/// Lets runs become due in time that were made or handed back at an instant that is still to come.
+async fn bring_back(app: &App) -> Result<(), DbError> {
+    let now = app.clock.now();
+    let brought = app
+        .db
+        .write(move |tx| Box::pin(flow_run::bring_back(tx, now)));
+    for (due_at, requirement_id) in brought.await? {
+        app.announce(requirement_id, due_at, 1).await;
+    }
+    Ok(())
 }
 
 /// Ends the runs whose time is over; answers how many.

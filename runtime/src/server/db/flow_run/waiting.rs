@@ -92,3 +92,29 @@ pub async fn dues(tx: &mut Tx, after: Timestamp) -> Result<Vec<(Timestamp, i64)>
         .map(|row| Ok((row.get(0)?, row.get(1)?)))
         .collect()
 }
+
+/// Lets runs that were made to start at once, or handed back to wait for some time, become due as if that had
+/// been now, if it was at an instant to come: the clock was set back since. Instants that somebody has named
+/// stay. What is at work was due, and stays so for whoever claims it next. Answers with when each that waits is
+/// due, and its requirement.
+pub async fn bring_back(tx: &mut Tx, now: Timestamp) -> Result<Vec<(Timestamp, i64)>, DbError> {
+    let at_work = "UPDATE flow_run SET due_at = $1 \
+                   WHERE ended_at IS NULL AND state <> 'Scheduled' AND due_at > $1";
+    tx.run(at_work, args![now]).await?;
+    let sql = Sql {
+        sqlite: "UPDATE flow_run SET due_at = $1 + max(due_at - m.at, 0) FROM transition m \
+                 WHERE flow_run.state = 'Scheduled' AND due_at > $1 \
+                 AND (rests > 0 OR scheduled_at <= created_at) \
+                 AND m.flow_run_id = id AND m.number = transition AND m.at > $1 \
+                 RETURNING due_at, requirement_id",
+        postgres: "UPDATE flow_run SET due_at = $1::bigint + greatest(due_at - m.at, 0) \
+                   FROM transition m WHERE flow_run.state = 'Scheduled' AND due_at > $1::bigint \
+                   AND (rests > 0 OR scheduled_at <= created_at) \
+                   AND m.flow_run_id = id AND m.number = transition AND m.at > $1::bigint \
+                   RETURNING due_at, requirement_id",
+    };
+    let rows = tx.rows(sql, args![now]).await?;
+    rows.iter()
+        .map(|row| Ok((row.get(0)?, row.get(1)?)))
+        .collect()
+}
