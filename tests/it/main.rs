@@ -12,6 +12,7 @@
 mod caches;
 mod database;
 mod deploy;
+mod disks;
 mod embed;
 mod examples;
 mod fleet;

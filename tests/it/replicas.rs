@@ -22,13 +22,13 @@ use waft::wire::{
     PROTOCOL, Poll, Renewal, WatchQuery,
 };
 
+use crate::kit::judge;
 use crate::kit::postgres;
 use crate::kit::program::{Process, WAFT, free_port, lines, lines_of};
 use crate::kit::proxy::{Proxy, Weather};
-use crate::kit::witness::{Witness, code, epoch_faults, patient};
+use crate::kit::witness::{Witness, code, patient};
 use crate::kit::world::{self, PROJECT};
 use crate::server::registration;
-use crate::storm;
 
 const LEASE: Duration = Duration::from_secs(30);
 /// The lease in stories that wait for its end.
@@ -613,8 +613,8 @@ async fn kill_9_of_one_server_of_three_loses_nothing_and_doubles_nothing() {
         assert_eq!(count(Event::Succeed, true), STEPS);
         assert_eq!(count(Event::Claim, false), run.claims as usize);
         losses += count(Event::Lose, false);
-        let mut wrong = epoch_faults(&steps);
-        wrong.extend(storm::doubled(*id, &steps, &storm::begun(&lines_of(&log))));
+        let begun = judge::begun(&lines_of(&log), |at| at);
+        let wrong = judge::faults(*id, &steps, run.state, Some(&begun));
         let story = witness.story(*id).await;
         assert!(wrong.is_empty(), "{}\n{story}", wrong.join("\n"));
     }

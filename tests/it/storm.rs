@@ -1,32 +1,35 @@
-//! The storm: real servers and agents die by `kill -9` and freeze past their leases, and what lies between
-//! them fails, by dice, while runs go through; then it is calm, and the history of every run is checked.
+//! The storm: real servers and agents die by `kill -9` and freeze past their leases, their clocks jump, and what
+//! lies between them and under them fails, by dice, while runs go through; then it is calm, and the history of
+//! every run is checked.
 //!
 //! Short where nothing else is said. `WAFT_STORM_FAULTS` and `WAFT_STORM_RUNS` make it longer,
 //! `WAFT_STORM_SEED` throws the dice of an earlier one.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rand::rngs::StdRng;
+use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::json;
 use tokio::sync::watch;
 use waft::client::{Client, ClientError};
+use waft::clock::Clock;
 use waft::model::id::{FlowRunId, SessionId};
-use waft::model::limit::LOST_MAX;
-use waft::model::run::{FlowRunMoved, Happening, TaskRunKey};
-use waft::model::state::{Event, State};
+use waft::model::run::{FlowRunMoved, Happening};
+use waft::model::state::Event;
 use waft::wire::{
-    FlowRun, LeaseKey, ListQuery, NewSession, PROTOCOL, Poll, Report as WireReport, ReportBatch,
-    Transition,
+    LeaseKey, ListQuery, NewSession, PROTOCOL, Poll, Report as WireReport, ReportBatch,
 };
 
-use crate::kit::program::{Process, Processes, lines_of};
+use crate::kit::judge::{JUMP, judge};
+use crate::kit::postgres;
+use crate::kit::program::{Ground, Process, Processes};
 use crate::kit::proxy::{Proxy, Weather};
-use crate::kit::witness::{epoch_faults, history_faults, new_run};
+use crate::kit::witness::new_run;
 
 const LEASE: Duration = Duration::from_secs(3);
 /// Beats that an agent is frozen or cut off: three leases, so that it has lost what it had.
@@ -56,10 +59,72 @@ struct Size {
 impl Size {
     fn of_environment() -> Self {
         Self {
-            faults: setting("WAFT_STORM_FAULTS").unwrap_or(12),
+            faults: setting("WAFT_STORM_FAULTS").unwrap_or(16),
             runs: setting("WAFT_STORM_RUNS").unwrap_or(120),
             seed: setting("WAFT_STORM_SEED").unwrap_or_else(rand::random),
         }
+    }
+}
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fault {
+    ServerKilled,
+    AgentKilled,
+    AgentFrozen,
+    Weather(Weather),
+    /// The wall clock of a server jumps by an hour, there or back.
+    ServerClock,
+    AgentClock,
+    /// The database ends at once and comes back.
+    DatabaseRestarted,
+    /// It takes some seconds until it is back.
+    DatabaseAway,
+    ConnectionsEnded,
+}
+
+impl Fault {
+    /// Each as often as it is to come up.
+    const ANYWHERE: [Self; 15] = [
+        Self::ServerKilled,
+        Self::ServerKilled,
+        Self::ServerKilled,
+        Self::AgentKilled,
+        Self::AgentKilled,
+        Self::AgentKilled,
+        Self::AgentFrozen,
+        Self::AgentFrozen,
+        Self::AgentFrozen,
+        Self::Weather(Weather::Late),
+        Self::Weather(Weather::Mute),
+        Self::Weather(Weather::Cut),
+        Self::Weather(Weather::HalfClosed),
+        Self::ServerClock,
+        Self::AgentClock,
+    ];
+    const ON_POSTGRES: [Self; 4] = [
+        Self::DatabaseRestarted,
+        Self::DatabaseRestarted,
+        Self::DatabaseAway,
+        Self::ConnectionsEnded,
+    ];
+
+    /// Lists so many faults, each kind at least once as far as there is room.
+    fn many(count: u32, is_on_postgres: bool, dice: &mut StdRng) -> Vec<Self> {
+        let mut kinds = Self::ANYWHERE.to_vec();
+        if is_on_postgres {
+            kinds.extend(Self::ON_POSTGRES);
+        }
+        let mut all = kinds.clone();
+        all.sort_unstable();
+        all.dedup();
+        all.shuffle(dice);
+        while all.len() < count as usize {
+            all.extend(kinds.choose(dice));
+        }
+        all.truncate(count as usize);
+        all.shuffle(dice);
+        all
     }
 }
 
@@ -68,26 +133,42 @@ struct Sailor {
     name: String,
     process: Option<Process>,
     way: Proxy,
-    /// Beats until it is thawed and its weather clear.
+    /// Beats until it is thawed, its weather clear, and its clock right.
     wretched: u32,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_on_a_server_with_its_file() {
-    println!("{}", storm(Processes::start(LEASE).await).await);
+    let ground = Ground {
+        has_clocks: true,
+        ..Ground::default()
+    };
+    println!(
+        "{}",
+        storm(Processes::start_on(ground, LEASE, 1).await).await
+    );
 }
 
 /// Whoever knew a server that dies is led to the other one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_on_two_servers_of_one_postgres() {
-    let world = Processes::start_on_postgres(LEASE, 2).await;
-    println!("{}", storm(world).await);
+    let ground = Ground {
+        postgres: Some(postgres::own().await),
+        has_clocks: true,
+        ..Ground::default()
+    };
+    println!(
+        "{}",
+        storm(Processes::start_on(ground, LEASE, 2).await).await
+    );
 }
 
 /// Lets it rage, and checks what it has left; answers with what it was like.
 async fn storm(mut world: Processes) -> String {
     let size = Size::of_environment();
     let mut dice = StdRng::seed_from_u64(size.seed);
+    // No instant that is told is earlier, be a clock a moment behind.
+    let since = Clock::default().now() - SignedDuration::from_mins(1);
     world.register("storm").await;
     let mut crew = Vec::new();
     for nth in 0..AGENTS {
@@ -99,17 +180,21 @@ async fn storm(mut world: Processes) -> String {
     let (calm, is_calm) = watch::channel(false);
     let ghost = tokio::spawn(haunt(world.client.clone(), is_calm));
 
-    let mut faults: BTreeMap<_, u32> = BTreeMap::new();
-    for _ in 0..size.faults {
+    let is_on_postgres = world.ground().postgres.is_some();
+    let faults = Fault::many(size.faults, is_on_postgres, &mut dice);
+    let mut count: BTreeMap<_, u32> = BTreeMap::new();
+    let mut ahead = vec![SignedDuration::ZERO; world.servers()];
+    for fault in faults {
         tokio::time::sleep(BEAT).await;
         for sailor in &mut crew {
             sailor.passes(&world);
         }
+        *count.entry(fault).or_default() += 1;
         let whose = dice.random_range(0..AGENTS);
+        let nth = whose % world.servers();
         let sailor = &mut crew[whose];
-        let fault = match dice.random_range(0..10) {
-            0..2 => {
-                let nth = whose % world.servers();
+        match fault {
+            Fault::ServerKilled => {
                 world.kill_nth(nth);
                 for sailor in &crew {
                     sailor
@@ -118,52 +203,78 @@ async fn storm(mut world: Processes) -> String {
                 }
                 tokio::time::sleep(Duration::from_millis(dice.random_range(0..500))).await;
                 world.start_nth(nth).await;
-                "server killed".to_owned()
+                ahead[nth] = SignedDuration::ZERO;
             }
-            2..4 => {
-                sailor.starts_anew(&world);
-                "agent killed".to_owned()
+            Fault::AgentKilled => sailor.starts_anew(&world),
+            Fault::AgentFrozen => sailor.freeze(),
+            Fault::Weather(weather) => sailor.meets(weather),
+            Fault::ServerClock => {
+                ahead[nth] = match ahead[nth].is_zero() {
+                    true => JUMP * [-1, 1][dice.random_range(0..2)],
+                    false => SignedDuration::ZERO,
+                };
+                world.nth(nth).expect("it lives").set_clock(ahead[nth]);
             }
-            4..7 => {
-                sailor.freeze();
-                "agent frozen".to_owned()
+            Fault::AgentClock => sailor.loses_time(JUMP * [-1, 1][dice.random_range(0..2)]),
+            Fault::DatabaseRestarted | Fault::DatabaseAway => {
+                let database = world.ground().postgres.as_ref().expect("it is there");
+                database.stop();
+                let told = tokio::spawn(away(world.client.clone()));
+                if fault == Fault::DatabaseAway {
+                    tokio::time::sleep(BEAT * dice.random_range(1..5)).await;
+                }
+                database.run().await;
+                told.await.unwrap();
             }
-            _ => {
-                let weather = Weather::BAD[dice.random_range(0..Weather::BAD.len())];
-                sailor.meets(weather);
-                format!("{weather:?}")
+            Fault::ConnectionsEnded => {
+                let database = world.ground().postgres.as_ref().expect("it is there");
+                database.cut().await;
             }
-        };
-        *faults.entry(fault).or_default() += 1;
+        }
     }
     for sailor in &mut crew {
         sailor.recovers(&world);
     }
+    for nth in 0..world.servers() {
+        world
+            .nth(nth)
+            .expect("it lives")
+            .set_clock(SignedDuration::ZERO);
+    }
     let asked = asked.await.unwrap();
     calm.send_replace(true);
     let ended = tokio::time::timeout(CALM, all_end(&world, &asked)).await;
-    assert!(
-        ended.is_ok(),
-        "runs are stuck after the storm of seed {}",
-        size.seed
-    );
+    let is_stuck = ended.is_err();
     let ghost = ghost.await.unwrap();
-    let runs = world.runs().await;
-    let (report, mut wrong) = Report::of(&world, &asked, &runs).await;
+    let mut verdict = judge(&world, &asked, since).await;
+    let lasted = Clock::default().now().duration_since(since);
+    assert!(lasted < JUMP, "instants are told apart for so long only");
+    let mut wrong = std::mem::take(&mut verdict.wrong);
     wrong.extend(ghost.taken);
     let stale = ghost.tried;
     let told = format!(
-        "seed {}: {faults:?}; {report:?}; {stale} stale reports tried",
+        "seed {}: {count:?}; {verdict:?}; {stale} stale reports tried",
         size.seed
     );
+    let (harmed, first) = (wrong.len(), wrong.iter().take(TOLD_MAX));
+    let first: Vec<_> = first.map(String::as_str).collect();
+    assert!(!is_stuck, "runs are stuck: {told}\n{}", first.join("\n"));
     assert!(stale > 0, "nothing stale was tried");
-    let (count, first) = (wrong.len(), wrong.iter().take(TOLD_MAX));
     assert!(
         wrong.is_empty(),
-        "it did harm to {count} runs: {told}\n{}",
-        first.map(String::as_str).collect::<Vec<_>>().join("\n")
+        "it did harm to {harmed} runs: {told}\n{}",
+        first.join("\n")
     );
     told
+}
+
+/// Asks a server whose database is away: it says so, or waits until it is back.
+async fn away(client: Client) {
+    if let Err(refused) = client.list_projects(&ListQuery::default()).await {
+        let code = refused.code();
+        let is_told = code.is_none() || code == Some("database-away");
+        assert!(is_told, "{refused:?}");
+    }
 }
 
 impl Sailor {
@@ -200,8 +311,14 @@ impl Sailor {
         self.wretched = WRETCHED;
     }
 
+    fn loses_time(&mut self, ahead: SignedDuration) {
+        self.process().set_clock(ahead);
+        self.wretched = WRETCHED;
+    }
+
     fn recovers(&mut self, world: &Processes) {
         self.process().thaw();
+        self.process().set_clock(SignedDuration::ZERO);
         self.way.turns(Weather::Clear);
         self.wretched = 0;
         self.is_there(world);
@@ -343,7 +460,7 @@ async fn appear(client: &Client) -> Result<SessionId, ClientError> {
 }
 
 /// Waits until all runs are over.
-async fn all_end(world: &Processes, asked: &[FlowRunId]) {
+pub(crate) async fn all_end(world: &Processes, asked: &[FlowRunId]) {
     for id in asked {
         while !world.client.flow_run(*id).await.unwrap().state.is_over() {
             // One look at each is enough: they end together.
@@ -352,106 +469,7 @@ async fn all_end(world: &Processes, asked: &[FlowRunId]) {
     }
 }
 
-/// What the histories say.
-#[derive(Debug, Default)]
-struct Report {
-    succeeded: usize,
-    /// Given up, since agents died with them once too often.
-    given_up: usize,
-    /// Claims that were taken away.
-    lost: usize,
-    /// Attempts that were begun, by what they left behind.
-    begun: usize,
-}
-
-impl Report {
-    /// Reads the histories of all runs that were asked for, and lists what is wrong with them.
-    async fn of(world: &Processes, asked: &[FlowRunId], runs: &[FlowRun]) -> (Self, Vec<String>) {
-        let mut report = Self::default();
-        let mut faults = Vec::new();
-        if runs.len() != asked.len() {
-            let (there, asked) = (runs.len(), asked.len());
-            faults.push(format!("{asked} runs were asked for, there are {there}"));
-        }
-        let begun = begun(&lines_of(&world.out_log()));
-        report.begun = begun.values().map(Vec::len).sum();
-        for id in asked {
-            let Some(run) = runs.iter().find(|run| run.id == *id) else {
-                faults.push(format!("run {id} is lost"));
-                continue;
-            };
-            let history = world.transitions(*id).await;
-            let mut wrong = history_faults(&history, run.state);
-            wrong.extend(epoch_faults(&history));
-            wrong.extend(doubled(*id, &history, &begun));
-            let lost = history
-                .iter()
-                .filter(|step| step.event == Some(Event::Lose));
-            let lost = lost.count();
-            report.lost += lost;
-            match run.state {
-                State::Success => report.succeeded += 1,
-                State::Crashed if lost >= LOST_MAX as usize => report.given_up += 1,
-                state => wrong.push(format!("it is {state}, after {lost} losses")),
-            }
-            if !wrong.is_empty() {
-                let (wrong, story) = (wrong.join("; "), world.story(*id).await);
-                faults.push(format!("run {id}: {wrong}\n{story}"));
-            }
-        }
-        (report, faults)
-    }
-}
-
-/// When attempts of each task run were begun, as their side effects tell it.
-pub(crate) fn begun(log: &[String]) -> HashMap<(FlowRunId, String), Vec<Timestamp>> {
-    let mut begun: HashMap<_, Vec<_>> = HashMap::new();
-    for line in log {
-        let words: Vec<_> = line.split(' ').collect();
-        // Who is killed while it writes leaves half a line.
-        let [run, task, _, micros] = words[..] else {
-            continue;
-        };
-        let (Ok(run), Ok(micros)) = (FlowRunId::from_str(run), micros.parse()) else {
-            continue;
-        };
-        let at = Timestamp::from_microsecond(micros).unwrap();
-        begun.entry((run, task.to_owned())).or_default().push(at);
-    }
-    begun
-}
-
-/// Lists task runs that were begun again after the server had taken their end, or that the server says went
-/// well though nobody began them.
-pub(crate) fn doubled(
-    id: FlowRunId,
-    history: &[Transition],
-    begun: &HashMap<(FlowRunId, String), Vec<Timestamp>>,
-) -> Vec<String> {
-    let mut wrong = Vec::new();
-    let ends = history
-        .iter()
-        .filter(|step| step.event == Some(Event::Succeed));
-    for end in ends {
-        let Some(TaskRunKey { task, .. }) = &end.task_run else {
-            continue;
-        };
-        let times = begun.get(&(id, task.clone()));
-        let times = times.map(Vec::as_slice).unwrap_or_default();
-        if times.is_empty() {
-            wrong.push(format!("`{task}` went well and was never begun"));
-        }
-        if let Some(again) = times.iter().find(|at| **at > end.at) {
-            wrong.push(format!(
-                "`{task}` had ended at {}, and was begun again at {again}",
-                end.at
-            ));
-        }
-    }
-    wrong
-}
-
-fn setting<T: FromStr>(name: &str) -> Option<T> {
+pub(crate) fn setting<T: FromStr>(name: &str) -> Option<T> {
     let text = std::env::var(name).ok()?;
     match text.parse() {
         Ok(value) => Some(value),

@@ -1,14 +1,18 @@
 //! What the tests build on. Nothing here asserts anything about the product by itself.
 
+pub(crate) mod disk;
 pub(crate) mod faults;
 pub(crate) mod guests;
+pub(crate) mod judge;
 pub(crate) mod local;
 pub(crate) mod postgres;
+pub(crate) mod preload;
 pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod servers;
 pub(crate) mod transcript;
 pub(crate) mod wait;
+pub(crate) mod wal;
 pub(crate) mod witness;
 pub(crate) mod world;
 

@@ -2,15 +2,19 @@
 //!
 //! It is started when the first test wants it and ends with the process, however that ends. As root it
 //! runs as another user: PostgreSQL refuses root. What a killed process has left behind is cleared away
-//! by the next.
+//! by the next. A test that lets the database itself fail has one of its own.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 use tokio::sync::OnceCell;
@@ -25,11 +29,13 @@ const PREFIX: &str = "waft-postgres-";
 /// What makes it fast: nothing in a test has to outlive the machine.
 const FAST: &str = "fsync = off
 full_page_writes = off
-synchronous_commit = off
 max_connections = 1000
 shared_buffers = 64MB
 unix_socket_directories = ''
 autovacuum = off
+";
+/// What makes it faster still, where it does not have to outlive its own end either.
+const NO_END: &str = "synchronous_commit = off
 ";
 
 /// A PostgreSQL that runs.
@@ -37,19 +43,35 @@ pub(crate) struct Server {
     address: SocketAddr,
     folder: PathBuf,
     nth: AtomicU32,
+    life: Mutex<Option<Life>>,
+}
+
+/// Its process, and the thread that waits for the end of that.
+struct Life {
+    pid: Pid,
+    thread: JoinHandle<()>,
 }
 
 /// Returns the one of this process.
 pub(crate) async fn shared() -> &'static Server {
     static SERVER: OnceCell<Server> = OnceCell::const_new();
-    SERVER.get_or_init(|| Server::start(FAST)).await
+    let settings = format!("{FAST}{NO_END}");
+    SERVER.get_or_init(|| Server::start(&settings)).await
+}
+
+/// Starts one that is the test's own, and keeps what it has committed when it is ended.
+pub(crate) async fn own() -> Server {
+    Server::start(FAST).await
 }
 
 impl Server {
     /// Starts one with these lines in its configuration.
     pub(crate) async fn start(settings: &str) -> Self {
-        clear_away();
+        static NTH: AtomicU32 = AtomicU32::new(0);
+        let nth = NTH.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("{PREFIX}{}", std::process::id()));
+        let folder = folder.join(nth.to_string());
+        clear_away();
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).unwrap();
         let data = folder.join("data");
@@ -66,13 +88,14 @@ impl Server {
             address: free_port(),
             folder,
             nth: AtomicU32::new(0),
+            life: Mutex::new(None),
         };
         server.run().await;
         server
     }
 
     /// Starts the program from a thread that lives as long as the process: it dies with that.
-    async fn run(&self) {
+    pub(crate) async fn run(&self) {
         let mut command = as_other_user("postgres");
         let log = std::fs::File::create(self.folder.join("log")).unwrap();
         command
@@ -83,13 +106,35 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
-        std::thread::spawn(move || command.spawn().and_then(|mut child: Child| child.wait()));
+        let (tell, told) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let mut child = command.spawn().unwrap();
+            tell.send(Pid::from_child(&child)).unwrap();
+            child.wait().unwrap();
+        });
+        let pid = told.recv().unwrap();
+        *self.life.lock().unwrap() = Some(Life { pid, thread });
         let up = async {
             while self.options("postgres").connect().await.is_err() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
         patient("PostgreSQL", up).await;
+    }
+
+    /// Ends it at once, as `pg_ctl stop -m immediate` does: what was under way is lost, and it has to recover
+    /// when it is run again.
+    pub(crate) fn stop(&self) {
+        if let Some(life) = self.life.lock().unwrap().take() {
+            kill_process(life.pid, Signal::QUIT).unwrap();
+            life.thread.join().unwrap();
+        }
+    }
+
+    /// Ends all connections of the product.
+    pub(crate) async fn cut(&self) {
+        let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'waft'";
+        self.run_sql("postgres", cut).await;
     }
 
     fn options(&self, database: &str) -> PgConnectOptions {
@@ -113,6 +158,13 @@ impl Server {
         let mut connection = self.options(database).connect().await.unwrap();
         connection.execute(AssertSqlSafe(sql)).await.unwrap();
         connection.close().await.unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+        std::fs::remove_dir_all(&self.folder).ok();
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -15,10 +16,12 @@ use waft::client::Client;
 use waft::storage::Root;
 use waft::wire::NewProject;
 
+use super::disk::SmallDisk;
 use super::postgres;
 pub(crate) use super::wait::free_port;
 use super::wait::patient;
 use super::witness::Witness;
+use super::preload::{Hand, keep_synced};
 use super::world::{PROJECT, registration};
 
 /// The program that is tested.
@@ -33,29 +36,49 @@ pub(crate) struct Processes {
     listen: Vec<SocketAddr>,
     lease: String,
     token: String,
-    /// The URL of the database; a file of the home if there is none.
+    /// The database; a file of the home if there is none.
     db: Option<String>,
+    ground: Ground,
     servers: Vec<Option<Process>>,
     folder: TempDir,
 }
 
+/// What processes stand on that can give way.
+#[derive(Default)]
+pub(crate) struct Ground {
+    /// A PostgreSQL that is theirs alone.
+    pub(crate) postgres: Option<postgres::Server>,
+    /// The disk of the server's database.
+    pub(crate) disk: Option<SmallDisk>,
+    /// Each process has a wall clock of its own.
+    pub(crate) has_clocks: bool,
+    /// What is safe of the server's database is kept apart, in [`Processes::synced`].
+    pub(crate) has_power: bool,
+}
+
 /// A process that does not outlive its story.
-pub(crate) struct Process(Child);
+pub(crate) struct Process {
+    child: Child,
+    hand: Option<Hand>,
+}
 
 impl Processes {
     /// Starts a server, and makes the project of all stories.
     pub(crate) async fn start(lease: Duration) -> Self {
-        Self::start_with(lease, None, 1).await
+        Self::start_on(Ground::default(), lease, 1).await
     }
 
-    /// Starts several servers of one PostgreSQL.
-    pub(crate) async fn start_on_postgres(lease: Duration, servers: usize) -> Self {
-        let db = postgres::shared().await.database().await;
-        Self::start_with(lease, Some(db), servers).await
-    }
-
-    async fn start_with(lease: Duration, db: Option<String>, servers: usize) -> Self {
+    /// Starts one server, or several of one PostgreSQL, on something that can give way.
+    pub(crate) async fn start_on(ground: Ground, lease: Duration, servers: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let db = match (&ground.postgres, &ground.disk) {
+            (Some(own), _) => Some(own.database().await),
+            (None, Some(disk)) => Some(disk.inside().join("server.db").display().to_string()),
+            (None, None) => None,
+        };
+        if ground.has_power {
+            std::fs::create_dir(folder.path().join("synced")).unwrap();
+        }
         std::fs::create_dir(folder.path().join("out")).unwrap();
         std::fs::create_dir(folder.path().join("data")).unwrap();
         let listen: Vec<_> = (0..servers).map(|_| free_port()).collect();
@@ -67,13 +90,14 @@ impl Processes {
             lease: format!("{}s", lease.as_secs()),
             token: String::new(),
             db,
+            ground,
             servers: (0..servers).map(|_| None).collect(),
             folder,
         };
         for nth in 0..servers {
             all.start_nth(nth).await;
         }
-        let mut token = all.waft(["server", "token"]);
+        let mut token = all.on_disk(["server", "token"]);
         let token = token.args(all.db_words()).output().unwrap();
         assert!(token.status.success(), "{token:?}");
         let token = String::from_utf8(token.stdout).unwrap().trim().to_owned();
@@ -94,8 +118,20 @@ impl Processes {
 
     /// Starts one of the servers.
     pub(crate) async fn start_nth(&mut self, nth: usize) {
+        self.begin_nth(nth);
+        let client = Client::new(&format!("http://{}", self.listen[nth]), None).unwrap();
+        let up = async {
+            while client.health().await.is_err() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        patient("the server to answer", up).await;
+    }
+
+    /// Starts one of the servers, and leaves it to its fate.
+    pub(crate) fn begin_nth(&mut self, nth: usize) {
         let listen = self.listen[nth].to_string();
-        let mut command = self.waft([
+        let mut command = self.on_disk([
             "server",
             "start",
             "--listen",
@@ -109,14 +145,45 @@ impl Processes {
             .append(true)
             .open(self.server_log());
         command.args(self.db_words());
-        self.servers[nth] = Some(Process::spawn(command.stderr(log.unwrap())));
-        let client = Client::new(&format!("http://{listen}"), None).unwrap();
-        let up = async {
-            while client.health().await.is_err() {
-                tokio::time::sleep(LOOK).await;
-            }
-        };
-        patient("the server to answer", up).await;
+        if self.ground.has_power {
+            keep_synced(&mut command, &self.synced());
+        }
+        self.servers[nth] = Some(self.spawn(command.stderr(log.unwrap())));
+    }
+
+    /// Asks the server to end in order, and waits until it has.
+    pub(crate) async fn stop_server(&mut self) {
+        let server = self.servers[0].take().expect("it was started");
+        assert_eq!(server.terminate().await, Some(0));
+    }
+
+    /// Waits until a server that was left to its fate has ended by itself; returns its exit code.
+    pub(crate) async fn server_ends(&mut self) -> Option<i32> {
+        let server = self.servers[0].take().expect("it was started");
+        server.ends().await
+    }
+
+    /// Starts a process, with a wall clock of its own where all have one.
+    fn spawn(&self, command: &mut Command) -> Process {
+        let hand = self.ground.has_clocks.then(|| Hand::on(command));
+        let mut process = Process::spawn(command);
+        process.hand = hand;
+        process
+    }
+
+    /// Returns one of the servers, if it lives.
+    pub(crate) fn nth(&self, nth: usize) -> Option<&Process> {
+        self.servers[nth].as_ref()
+    }
+
+    /// Returns what all of this stands on.
+    pub(crate) fn ground(&self) -> &Ground {
+        &self.ground
+    }
+
+    /// Returns the folder of what a power cut leaves of the server's database.
+    pub(crate) fn synced(&self) -> PathBuf {
+        self.folder.path().join("synced")
     }
 
     /// Returns the file to which the server, in all its lives, writes what it says to people.
@@ -152,7 +219,7 @@ impl Processes {
         let data = format!("{}::/data:ro", self.data().display());
         let mut command = self.waft(["agent", "start", "--name", name]);
         command.args(["--allow-dir", &out, "--allow-dir", &data]);
-        Process::spawn(command.args(words))
+        self.spawn(command.args(words))
     }
 
     /// Starts a command of the program, and returns the file to which it writes what it says to people.
@@ -216,7 +283,23 @@ impl Processes {
 
     /// Makes a command of the program with this `WAFT_HOME`.
     pub(crate) fn waft<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
-        let mut command = Command::new(WAFT);
+        self.with_home(Command::new(WAFT), arguments)
+    }
+
+    /// Makes such a command that sees the disk of the server's database.
+    pub(crate) fn on_disk<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
+        let command = match &self.ground.disk {
+            Some(disk) => disk.command(WAFT),
+            None => Command::new(WAFT),
+        };
+        self.with_home(command, arguments)
+    }
+
+    fn with_home<'a>(
+        &self,
+        mut command: Command,
+        arguments: impl IntoIterator<Item = &'a str>,
+    ) -> Command {
         command
             .args(arguments)
             .env("WAFT_HOME", self.home())
@@ -248,7 +331,21 @@ impl Process {
     /// Starts a process.
     pub(crate) fn spawn(command: &mut Command) -> Self {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
-        Self(child.unwrap())
+        Self {
+            child: child.unwrap(),
+            hand: None,
+        }
+    }
+
+    /// Sets its wall clock ahead of the right time, or behind it.
+    pub(crate) fn set_clock(&self, ahead: SignedDuration) {
+        let hand = self.hand.as_ref().expect("it has a clock of its own");
+        hand.set(ahead);
+    }
+
+    /// Returns its number.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Kills it with `kill -9`.
@@ -281,7 +378,7 @@ impl Process {
     pub(crate) async fn ends(mut self) -> Option<i32> {
         let ended = async {
             loop {
-                if let Some(status) = self.0.try_wait().unwrap() {
+                if let Some(status) = self.child.try_wait().unwrap() {
                     return status.code();
                 }
                 tokio::time::sleep(LOOK).await;
@@ -292,19 +389,19 @@ impl Process {
 
     /// Tells whether it has ended by itself.
     pub(crate) fn has_ended(&mut self) -> bool {
-        self.0.try_wait().unwrap().is_some()
+        self.child.try_wait().unwrap().is_some()
     }
 
     fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.0), signal).unwrap();
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// What happens to bytes on their way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Weather {
     /// They arrive.
     Clear,
@@ -23,11 +23,6 @@ pub(crate) enum Weather {
     Cut,
     /// Who asks is told that nothing more follows, at the first byte of an answer.
     HalfClosed,
-}
-
-impl Weather {
-    /// Every one that is not clear.
-    pub(crate) const BAD: [Self; 4] = [Self::Late, Self::Mute, Self::Cut, Self::HalfClosed];
 }
 
 /// A way to a server.

@@ -1,6 +1,5 @@
 //! Who watches runs from outside, through the API alone, and can tell their story.
 
-use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -11,10 +10,11 @@ use waft::client::{Client, ClientError};
 use waft::config::Access;
 use waft::model::id::FlowRunId;
 use waft::model::run::{TaskRun, TaskRunKey};
-use waft::model::state::{Event, State};
+use waft::model::state::State;
 use waft::storage::{Results, Root};
 use waft::wire::{FlowRun, ListQuery, LogQuery, NewFlowRun, Transition, WatchQuery};
 
+use super::judge::history_faults;
 use super::wait::PATIENCE;
 pub(crate) use super::wait::patient;
 
@@ -282,74 +282,6 @@ impl Witness {
         }
         faults
     }
-}
-
-/// Replays a history by the one table of the lifecycle.
-pub(crate) fn history_faults(steps: &[Transition], end: State) -> Vec<String> {
-    let mut faults = Vec::new();
-    let mut places: HashMap<Option<TaskRunKey>, State> = HashMap::new();
-    for (nth, step) in steps.iter().enumerate() {
-        if step.number as usize != nth + 1 {
-            faults.push(format!("step {} stands at place {}", step.number, nth + 1));
-        }
-        let first = match step.task_run {
-            None => State::Scheduled,
-            Some(_) => State::Pending,
-        };
-        let before = places.get(&step.task_run).copied();
-        let expected = match (before, step.event) {
-            (None, None) => Ok(step.state),
-            (before, Some(event)) => before
-                .unwrap_or(first)
-                .after(event)
-                .map_err(|it| it.to_string()),
-            (Some(_), None) => Err("nothing moved it".to_owned()),
-        };
-        if expected.as_ref() != Ok(&step.state) {
-            faults.push(format!(
-                "step {}: {expected:?}, not {}",
-                step.number, step.state
-            ));
-        }
-        places.insert(step.task_run.clone(), step.state);
-    }
-    let last = places.get(&None).copied();
-    if last != Some(end) {
-        faults.push(format!("the run is {end}, its history ends with {last:?}"));
-    }
-    faults
-}
-
-/// Lists writes that were taken from somebody whose lease was another's by then.
-pub(crate) fn epoch_faults(history: &[Transition]) -> Vec<String> {
-    let claims = history
-        .iter()
-        .filter(|step| step.event == Some(Event::Claim));
-    let claimers: HashSet<_> = claims.map(|step| &step.by).collect();
-    let mut wrong = Vec::new();
-    let (mut epoch, mut holder) = (0, None);
-    for step in history {
-        if step.event == Some(Event::Claim) {
-            if step.epoch != epoch + 1 {
-                wrong.push(format!(
-                    "step {}: a claim of epoch {}",
-                    step.number, step.epoch
-                ));
-            }
-            (epoch, holder) = (step.epoch, Some(&step.by));
-        } else if step.epoch < epoch {
-            wrong.push(format!(
-                "step {}: `{}` wrote under epoch {}, it was {epoch}",
-                step.number, step.by, step.epoch
-            ));
-        } else if claimers.contains(&step.by) && Some(&step.by) != holder {
-            wrong.push(format!(
-                "step {}: `{}` wrote, the run was {holder:?}'s",
-                step.number, step.by
-            ));
-        }
-    }
-    wrong
 }
 
 /// Asks for a run of a flow.

@@ -5,6 +5,7 @@
 mod access;
 mod api;
 mod claims;
+mod clocks;
 mod fleet;
 mod life;
 mod model;

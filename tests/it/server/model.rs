@@ -1,18 +1,21 @@
 //! A model of a fleet: agents that are only played, a network that repeats and delays, a server that starts
-//! anew, people who change their minds, and time by hand. Dice with a seed say what happens next; afterwards
+//! anew, people who change their minds, a wall clock that jumps, and time by hand. Dice with a seed say what happens next; afterwards
 //! every history has to be legal, and nothing finished may have been done again.
 //!
 //! `WAFT_MODEL_SEEDS` sets how many games are played, `WAFT_MODEL_SEED` plays one of them again.
 
 use std::collections::{HashSet, VecDeque};
 
+use jiff::SignedDuration;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
+use waft::clock::Monotonic;
 use waft::model::limit::LOST_MAX;
+use waft::server::duty::timekeeper;
 use waft::wire::Renewal;
 
 use super::*;
-use crate::kit::witness::{epoch_faults, history_faults};
+use crate::kit::judge::faults;
 
 /// Things that happen in one game before it is calm.
 const STEPS: u32 = 300;
@@ -46,7 +49,7 @@ struct Sailor {
 struct Work {
     lease: LeaseKey,
     /// Until when it may work, by its own clock.
-    good_until: Timestamp,
+    good_until: Monotonic,
     reports: u64,
     left: VecDeque<Step>,
 }
@@ -119,6 +122,7 @@ impl Game {
             91..95 => drop(self.world.rescue().await),
             95..97 => self.die(who).await,
             97..98 => self.restart().await,
+            98..99 => self.jump().await,
             _ => self.cancel().await,
         }
     }
@@ -135,7 +139,7 @@ impl Game {
     }
 
     async fn poll(&mut self, who: usize) {
-        let now = self.clock.now();
+        let now = self.clock.monotonic();
         let sailor = &mut self.crew[who];
         let free = SLOTS.saturating_sub(sailor.works.len()) as u32;
         let (client, session_id) = (&self.world.client, sailor.agent.session);
@@ -173,7 +177,7 @@ impl Game {
 
     /// Goes one step on with a run whose lease is good, by the agent's clock.
     fn work(&mut self, who: usize) {
-        let now = self.clock.now();
+        let now = self.clock.monotonic();
         let sailor = &mut self.crew[who];
         // Whose lease is not good any more is stopped.
         sailor.works.retain(|work| work.good_until > now);
@@ -203,7 +207,7 @@ impl Game {
         sailor.outbox.push_back(Report {
             lease: work.lease,
             number: work.reports,
-            at: now,
+            at: self.clock.now(),
             what,
         });
         if work.left.is_empty() {
@@ -267,7 +271,7 @@ impl Game {
     }
 
     async fn renew(&mut self, who: usize) {
-        let now = self.clock.now();
+        let now = self.clock.monotonic();
         let sailor = &mut self.crew[who];
         let renewal = Renewal {
             session_id: sailor.agent.session,
@@ -299,6 +303,16 @@ impl Game {
         server::duty::rescuer::extend(&self.world.app)
             .await
             .unwrap();
+    }
+
+    /// Sets the wall clock an hour ahead or back; agents count by what has passed.
+    async fn jump(&mut self) {
+        let hour = SignedDuration::from_hours(1);
+        let by = [hour, -hour][self.dice.random_range(0..2)];
+        self.world.clock.jump(self.clock.now() + by);
+        if by.is_negative() {
+            timekeeper::set_back(&self.world.app).await.unwrap();
+        }
     }
 
     async fn cancel(&mut self) {
@@ -344,8 +358,7 @@ impl Game {
         for id in std::mem::take(&mut self.runs) {
             let run = self.world.run(id).await;
             let history = self.world.history(id).await;
-            let mut wrong = history_faults(&history, run.state);
-            wrong.extend(epoch_faults(&history));
+            let mut wrong = faults(id, &history, run.state, None);
             let lost = history
                 .iter()
                 .filter(|step| step.event == Some(Event::Lose))
