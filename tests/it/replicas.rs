@@ -276,6 +276,31 @@ async fn a_database_that_is_away_is_nobodys_end() {
     assert_eq!(claimed[0].flow_run_id, id);
 }
 
+/// PostgreSQL itself ends, and is away for longer than a call waits: every server says so, and goes on by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_ends_is_told_and_waited_for() {
+    let own = postgres::own().await;
+    let fleet = Fleet::of(Place::Postgres(own.database().await), 2, LEASE).await;
+    fleet.register("etl").await;
+    let agent = fleet.agent(0, "mira").await;
+    own.stop();
+    let project = demo();
+    let asked = fleet.clients.iter();
+    let asked = asked.map(|client| client.create_project(&project));
+    for refused in futures::future::join_all(asked).await {
+        assert_eq!(code(refused), "database-away");
+    }
+    own.run().await;
+    for client in &fleet.clients {
+        let query = ListQuery::default();
+        let back = async { while client.list_projects(&query).await.is_err() {} };
+        patient("the server to be back", back).await;
+    }
+    let id = fleet.create(1).await;
+    let claimed = fleet.poll(0, &agent, 30).await.unwrap();
+    assert_eq!(claimed[0].flow_run_id, id);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_watches_at_one_server_hears_of_a_change_at_another() {
     let fleet = Fleet::start(2, LEASE).await;

@@ -20,7 +20,7 @@ use waft::client::{Client, ClientError};
 use waft::clock::Clock;
 use waft::model::id::{FlowRunId, SessionId};
 use waft::model::run::{FlowRunMoved, Happening};
-use waft::model::state::Event;
+use waft::model::state::{Event, State};
 use waft::wire::{
     LeaseKey, ListQuery, NewSession, PROTOCOL, Poll, Report as WireReport, ReportBatch,
 };
@@ -245,7 +245,8 @@ async fn storm(mut world: Processes) -> String {
     calm.send_replace(true);
     let ended = tokio::time::timeout(CALM, all_end(&world, &asked)).await;
     let is_stuck = ended.is_err();
-    let ghost = ghost.await.unwrap();
+    let ghost = tokio::time::timeout(CALM, ghost).await;
+    let ghost = ghost.expect("no lease lasts for ever").unwrap();
     let mut verdict = judge(&world, &asked, since).await;
     let lasted = Clock::default().now().duration_since(since);
     assert!(lasted < JUMP, "instants are told apart for so long only");
@@ -403,6 +404,7 @@ async fn haunt(client: Client, mut is_calm: watch::Receiver<bool>) -> Ghost {
         }
         while let Some((since, flow_run_id, epoch)) = claims.front().copied()
             && since + WRETCHED < beats
+            && is_lost(&client, flow_run_id, epoch).await
         {
             let lease = LeaseKey { flow_run_id, epoch };
             let what = Happening::FlowRun(FlowRunMoved {
@@ -436,6 +438,14 @@ async fn haunt(client: Client, mut is_calm: watch::Receiver<bool>) -> Ghost {
         }
     }
     ghost
+}
+
+/// Tells whether a claim is over: where servers were away meanwhile, its lease has begun anew.
+async fn is_lost(client: &Client, id: FlowRunId, epoch: u32) -> bool {
+    match client.flow_run(id).await {
+        Ok(run) => run.claims != epoch || run.state != State::Claimed,
+        Err(_) => false,
+    }
 }
 
 /// Opens a session that offers what the first agent offers.

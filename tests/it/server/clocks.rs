@@ -6,6 +6,7 @@ use waft::wire::Renewal;
 
 use super::schedules::hourly;
 use super::*;
+use crate::kit::witness::patient;
 
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -81,7 +82,8 @@ async fn who_waits_for_work_hears_that_the_clock_is_right_again() {
         }
         set_back(&world.app).await.unwrap();
     };
-    let (claimed, ()) = tokio::join!(agent.poll_waiting(9, 30), right);
+    let heard = async { tokio::join!(agent.poll_waiting(9, 30), right).0 };
+    let claimed = patient("the poll", heard).await;
     assert_eq!(claimed[0].flow_run_id, run.id);
 }
 

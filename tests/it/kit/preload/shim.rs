@@ -14,8 +14,14 @@ use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicUsize, Ordering};
 
 unsafe extern "C" {
     fn dlsym(library: *mut c_void, name: *const c_char) -> *mut c_void;
-    fn mmap(at: *mut c_void, size: usize, access: c_int, how: c_int, fd: c_int, from: i64)
-    -> *mut c_void;
+    fn mmap(
+        at: *mut c_void,
+        size: usize,
+        access: c_int,
+        how: c_int,
+        fd: c_int,
+        from: i64,
+    ) -> *mut c_void;
 }
 
 const NEXT: *mut c_void = usize::MAX as *mut c_void;

@@ -93,10 +93,11 @@ pub async fn dues(tx: &mut Tx, after: Timestamp) -> Result<Vec<(Timestamp, i64)>
         .collect()
 }
 
-/// Lets runs that were made to start at once, or handed back to wait for some time, become due as if that had
-/// been now, if it was at an instant to come: the clock was set back since. Instants that somebody has named
-/// stay. What is at work was due, and stays so for whoever claims it next. Answers with when each that waits is
-/// due, and its requirement.
+/// Puts the due times right that were written by a clock that was set back since; answers with the new ones
+/// of runs that wait, and their requirements.
+///
+/// What was made to start at once, or handed back to wait for some time, becomes due as if that had been now.
+/// What is at work was due, and stays so for whoever claims it next. Instants that somebody has named stay.
 pub async fn bring_back(tx: &mut Tx, now: Timestamp) -> Result<Vec<(Timestamp, i64)>, DbError> {
     let at_work = "UPDATE flow_run SET due_at = $1 \
                    WHERE ended_at IS NULL AND state <> 'Scheduled' AND due_at > $1";
