@@ -8,7 +8,7 @@ use serde_json::json;
 use waft::model::state::State;
 use waft::wire::{Agent, Drain};
 
-use crate::kit::program::{Processes, lines, lines_of};
+use crate::kit::program::{Processes, line_with, lines, lines_of};
 use crate::kit::witness::patient;
 
 /// No story here waits for one to end.
@@ -139,4 +139,57 @@ async fn the_server_of_an_agent_that_is_drained_stays_up_where_both_are_one_proc
     let taken = async { while !other(&once).output().unwrap().status.success() {} };
     patient("the agent to end", taken).await;
     assert_eq!(up.terminate().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_starts_before_its_server_and_can_be_told_to_wait_no_more() {
+    let mut world = Processes::start(LEASE).await;
+    world.register("echo").await;
+    let run = world.run("echo", json!({"text": "x"})).await;
+    world.kill_server();
+    let waits = "the server is not there yet, and is waited for";
+    let (mira, said) = world.says(["agent", "start", "--name", "mira"]);
+    let (once, once_said) = world.says(["agent", "start", "--name", "once", "--once"]);
+    let (nas, nas_said) = world.says(["agent", "start", "--name", "nas"]);
+    for said in [&said, &once_said, &nas_said] {
+        line_with(said, waits).await;
+    }
+    assert_eq!(nas.terminate().await, Some(0));
+    assert_eq!(lines_of(&nas_said).len(), 1, "{:?}", lines_of(&nas_said));
+
+    world.start_server().await;
+    world.until_polling("mira").await;
+    world.ends_as(run, State::Success).await;
+    assert_eq!(once.ends().await, Some(0));
+    let said = lines_of(&said);
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[0].contains("since=") && said[0].contains("Connection refused"));
+    assert!(said[1].contains("the server is there now"), "{said:?}");
+    drop(mira);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_process_before_had_to_report_waits_for_the_server_too() {
+    let mut world = Processes::start(LEASE).await;
+    world.register("sides").await;
+    let mira = world.agent("mira");
+    let run = world.run("sides", json!({"millis": 300})).await;
+    lines(&world.out_log(), 1).await;
+    world.kill_server();
+    let spool = world.home().join("agents/mira.spool");
+    line_with(&spool, "").await;
+    mira.kill();
+
+    let out = format!("{}::/out:rw", world.out().display());
+    let words = ["agent", "start", "--name", "mira", "--allow-dir", &out];
+    let (_mira, said) = world.says(words);
+    line_with(&said, "is waited for").await;
+    world.start_server().await;
+    let delivered = async {
+        while spool.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    patient("what is left to be delivered", delivered).await;
+    world.ends_as(run, State::Success).await;
 }

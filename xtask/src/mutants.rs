@@ -134,7 +134,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "the spool of a dead process is not delivered",
         file: "runtime/src/agent/mod.rs",
-        is: "        report::deliver_left(&settings.client, &hello, &note, &mut spool).await?;\n",
+        is: "        report::deliver_left(&settings.client, &clock, &hello, &note, &mut spool).await?;\n",
         becomes: "        spool.clear();\n",
         tests: &["kills"],
     },

@@ -7,6 +7,7 @@
 //! command line starts an agent, `waft up` does, and so may any Rust program. How a graph is walked
 //! is the runner's business, what a guest may do the sandbox's.
 
+mod arrival;
 mod execute;
 #[cfg(test)]
 mod fake;
@@ -138,12 +139,12 @@ impl Agent {
     /// Starts an agent: takes its name, looks at its storages, says hello, and asks for work.
     ///
     /// A storage that is away or lets nobody in is not offered before it answers; where nothing is in
-    /// reach, the agent waits.
+    /// reach, the agent waits, as it does for a server that is not up yet.
     ///
     /// # Errors
     ///
     /// Fails if another agent of this `WAFT_HOME` has the name, if no results can ever be kept where they
-    /// are to be, or if the server does not answer or refuses. Once started, an agent outlasts any outage.
+    /// are to be, or if the server refuses or is none. Once started, an agent outlasts any outage.
     pub async fn start(settings: AgentSettings) -> anyhow::Result<Running> {
         let name = settings.name.clone();
         let lock = NameLock::take(&settings.home, &name)?;
@@ -163,7 +164,7 @@ impl Agent {
         let clock = settings.clock.clone();
         let note = lock.note();
         let mut spool = lock.spool();
-        report::deliver_left(&settings.client, &hello, &note, &mut spool).await?;
+        report::deliver_left(&settings.client, &clock, &hello, &note, &mut spool).await?;
         let opening = Session::open(settings.client, clock.clone(), hello, note, roots);
         let (session, opened) = opening.await?;
         let lease = Duration::from_secs(u64::from(opened.lease_seconds));

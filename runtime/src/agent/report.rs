@@ -15,11 +15,13 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
+use super::arrival::outwait;
 use super::lease::{Hold, Lease};
 use super::lock::SessionNote;
 use super::session::{Session, is_final, say_hello};
 use super::spool::Spool;
 use crate::client::{Client, Refused};
+use crate::clock::Clock;
 use crate::model::run::{CardContent, Happening};
 use crate::wire::{NewSession, Report, ReportBatch};
 
@@ -207,13 +209,15 @@ impl Waiting {
 }
 
 /// Delivers what the process of this name before this one left in its spool, in a session of its own: only the
-/// next one takes the runs from the dead process, so until then they are as they were.
+/// next one takes the runs from the dead process, so until then they are as they were. A server that is not up
+/// yet is waited for.
 ///
 /// # Errors
 ///
-/// Fails if the server does not answer or refuses the session; the spool stays.
+/// Fails if the server refuses the session or is none; the spool stays.
 pub(crate) async fn deliver_left(
     client: &Client,
+    clock: &Clock,
     hello: &NewSession,
     note: &SessionNote,
     spool: &mut Spool,
@@ -222,8 +226,11 @@ pub(crate) async fn deliver_left(
     if left.is_empty() {
         return Ok(());
     }
-    let opened = say_hello(client, hello.clone()).await;
-    let session_id = opened.context("cannot say hello to the server")?.session_id;
+    let greet = async || {
+        let opened = outwait(client, clock, || say_hello(client, hello.clone())).await;
+        anyhow::Ok(opened.context("cannot say hello to the server")?.session_id)
+    };
+    let mut session_id = greet().await?;
     note.write(session_id);
     tracing::info!(
         reports = left.len(),
@@ -238,8 +245,15 @@ pub(crate) async fn deliver_left(
                 session_id,
                 reports: reports.clone(),
             };
-            match client.report(&batch).await {
+            match outwait(client, clock, || client.report(&batch)).await {
                 Ok(_) => continue,
+                // It was started anew in between.
+                Err(error) if error.code() == Some("session-unknown") => {
+                    session_id = greet().await?;
+                    note.write(session_id);
+                    open.push(reports);
+                    continue;
+                }
                 Err(error) if !is_final(&error) => {
                     return Err(error).context("cannot deliver the spool");
                 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use tokio::sync::{Notify, watch};
 
+use super::arrival::outwait;
 use super::lock::SessionNote;
 use super::places::{Failing, Places};
 use crate::client::{Client, ClientError, Refused};
@@ -22,7 +23,7 @@ use crate::model::id::SessionId;
 use crate::wire::{self, Leave, NewSession, PROTOCOL};
 
 /// The first pause after a call that did not reach the server.
-const PAUSE_FIRST: Duration = Duration::from_millis(50);
+pub(super) const PAUSE_FIRST: Duration = Duration::from_millis(50);
 /// The longest pause of those who are in no hurry.
 pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// How long a root is not offered that refuses us, and the longest rest of one that does not answer.
@@ -159,7 +160,7 @@ enum Trouble {
 }
 
 impl Session {
-    /// Says hello, and checks that both sides speak the same protocol.
+    /// Says hello as soon as the server is there, and checks that both sides speak the same protocol.
     ///
     /// The first hello of a process names the session of the one before it, which is dead.
     pub(crate) async fn open(
@@ -175,7 +176,7 @@ impl Session {
         let rests = away.map(|(root, failing)| (root.clone(), Rest::begin(failing.clone(), now)));
         let rests = rests.collect();
         let first = offered(&hello, &roots, &rests, now);
-        let opened = say_hello(&client, first)
+        let opened = outwait(&client, &clock, || say_hello(&client, first.clone()))
             .await
             .with_context(|| format!("cannot say hello to the server as agent `{}`", hello.name))?;
         if !is_spoken(opened.protocol) {
@@ -455,6 +456,11 @@ fn older(mut hello: NewSession) -> NewSession {
 /// Tells whether the two sides understand each other: this protocol, or the one before.
 const fn is_spoken(protocol: u32) -> bool {
     protocol == PROTOCOL || protocol + 1 == PROTOCOL
+}
+
+/// Tells whether the same call may go well a moment later.
+pub(super) fn is_away(error: &ClientError) -> bool {
+    matches!(trouble(error.clone()), Trouble::Away)
 }
 
 /// Tells whether trying again gives the same answer.

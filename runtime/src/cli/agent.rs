@@ -36,7 +36,8 @@ pub(super) struct Noun {
 enum Verb {
     /// Starts an agent; prints one line when it polls, and goes on until it is interrupted.
     ///
-    /// An interrupt lets it finish the runs that it has; a second one gives them back at once.
+    /// A server that is not up yet is waited for, and a line on standard error says so; one that
+    /// refuses the agent is not. An interrupt lets it finish the runs that it has; a second one gives them back at once.
     #[command(after_help = "\
 Examples:
   waft agent start
@@ -186,7 +187,9 @@ pub(super) fn run(noun: Noun, call: &Call) -> Done {
 pub(super) async fn run_one(flags: &Flags, client: Client, is_once: bool, call: &Call) -> Done {
     let mut signals = Signals::new()?;
     let url = client.url().to_owned();
-    let agent = start(flags, client, is_once, call).await?;
+    let Some(agent) = start(flags, client, is_once, &mut signals, call).await? else {
+        return Ok(());
+    };
     let ready = format!("agent `{}` polls {url}", agent.name());
     match call.output.is_json() {
         true => call
@@ -197,7 +200,8 @@ pub(super) async fn run_one(flags: &Flags, client: Client, is_once: bool, call: 
     work(agent, &mut signals, call).await.map(drop)
 }
 
-/// Starts an agent in this process.
+/// Starts an agent in this process; none if a signal comes while it waits for its server, as nothing is
+/// begun by then that would have to end well.
 ///
 /// # Errors
 ///
@@ -206,8 +210,9 @@ pub(super) async fn start(
     flags: &Flags,
     client: Client,
     is_once: bool,
+    signals: &mut Signals,
     call: &Call,
-) -> Done<Running> {
+) -> Done<Option<Running>> {
     let set = &call.config.settings.agent;
     let hostname = hostname();
     let parallel = flags.powers.parallel(call);
@@ -238,9 +243,12 @@ pub(super) async fn start(
         clock: call.clock.clone(),
         is_once,
     };
-    let agent = Agent::start(settings).await.map_err(Failure::from)?;
+    let agent = tokio::select! {
+        started = Agent::start(settings) => started?,
+        () = signals.next() => return Ok(None),
+    };
     warn_of_unknown(projects.unwrap_or_default(), &asked, call).await;
-    Ok(agent)
+    Ok(Some(agent))
 }
 
 /// Says which of these projects the server does not have. A token that may not look says nothing.

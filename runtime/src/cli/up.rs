@@ -41,7 +41,9 @@ async fn serve(
 ) -> Done {
     let (credentials, link) = server::introduce(running, &args.server, call).await?;
     let client = Client::in_process(running.router.clone(), Some(credentials.token.clone()));
-    let agent = agent::start(&args.agent, client, false, call).await?;
+    let Some(agent) = agent::start(&args.agent, client, false, signals, call).await? else {
+        return Ok(());
+    };
     server::tell_ready("waft is up", &credentials, &link, call)?;
     if !agent::work(agent, signals, call).await? {
         // Whoever drained the agent did not mean the server, which others use.
