@@ -1,5 +1,6 @@
 //! Databases as a server finds them: one that is another's, damaged, newer, or full.
 
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -13,6 +14,7 @@ use waft::server::{self, Migrated, ServerSettings, start};
 use waft::wire::{ListQuery, NewProject};
 
 use crate::kit::postgres;
+use crate::kit::program::{WAFT, free_port};
 use crate::server::{World, code, registration, settings};
 
 #[tokio::test]
@@ -213,6 +215,95 @@ async fn a_postgres_database_of_another_program_is_left_alone() {
         !format!("{error} {error:?}").contains("secret"),
         "{error:?}"
     );
+}
+
+/// What only a person can mend is one sentence, and the hint is the line that mends it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_postgres_lacks_is_said_with_the_line_that_mends_it() {
+    let server = postgres::shared().await;
+    let (url, own) = (server.database().await, server.database().await);
+    let name = |url: &str| url.rsplit('/').next().unwrap().to_owned();
+    let home = tempfile::tempdir().unwrap();
+    let call = |command: &str, url: &str| {
+        let mut call = Command::new(WAFT);
+        call.args(["server", command, "--db", url]);
+        call.env("WAFT_HOME", home.path().join("home"));
+        call.env_remove("PGPASSWORD").output().unwrap()
+    };
+    // Answers with the hint.
+    let barred = |command: &str, url: &str, why: &str| {
+        let output = call(command, url);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(&format!("caused by: {why}")), "{said}");
+        assert!(!said.contains("error returned from database"), "{said}");
+        let (_, hint) = said.split_once("\nhint: ").unwrap();
+        hint.trim().to_owned()
+    };
+    let mends = async |sql: String| server.run_sql("postgres", &sql).await;
+
+    let new = format!("{url}_new");
+    let hint = barred(
+        "token",
+        &new,
+        &format!("there is no database `{}_new`", name(&url)),
+    );
+    mends(hint).await;
+    let output = call("token", &new);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.starts_with("error: there is no database of waft at `postgres://waft@"),
+        "{said}"
+    );
+    assert!(
+        said.contains("hint: --db FILE or --db postgres://…"),
+        "{said}"
+    );
+    assert!(call("migrate", &new).status.success());
+    assert!(call("token", &new).status.success());
+
+    let as_role = |url: &str, role: &str| url.replace("waft@", &format!("{role}@"));
+    let stranger = as_role(&url, "stranger");
+    let hint = barred("migrate", &stranger, "`127.0.0.1:");
+    assert!(
+        hint.starts_with("CREATE ROLE stranger LOGIN PASSWORD"),
+        "{hint}"
+    );
+    mends("CREATE ROLE plain LOGIN; CREATE ROLE guarded LOGIN PASSWORD 'right'".to_owned()).await;
+    let guessed = as_role(&url, "guarded:wrong");
+    let hint = barred("migrate", &guessed, "`127.0.0.1:");
+    assert!(
+        hint.starts_with("PGPASSWORD=…, or a line `127.0.0.1:"),
+        "{hint}"
+    );
+    let nobody = format!("127.0.0.1:{}", free_port().port());
+    let away = format!("postgres://waft@{nobody}/waft");
+    let hint = barred("migrate", &away, &format!("nothing answers at `{nobody}`"));
+    assert!(hint.starts_with("pg_isready -h 127.0.0.1 -p "), "{hint}");
+
+    let plain = as_role(&own, "plain");
+    let lacks = "the role `plain` lacks a right: ";
+    mends(barred("migrate", &plain, lacks)).await;
+    assert!(call("migrate", &plain).status.success());
+
+    // Tables that another role has made can be used by whoever may.
+    assert!(call("migrate", &url).status.success());
+    let plain = as_role(&url, "plain");
+    let hint = barred("token", &plain, lacks);
+    server.run_sql(&name(&url), &hint).await;
+    assert!(call("token", &plain).status.success());
+    let mut settings = settings(&Place::Postgres(plain));
+    settings.listen = free_port();
+    let running = start(settings).await.unwrap();
+    let client = Client::in_process(running.router.clone(), running.first_token.clone());
+    let project = NewProject {
+        name: "demo".to_owned(),
+        description: String::new(),
+    };
+    client.create_project(&project).await.unwrap();
+    client.register("demo", &registration("etl")).await.unwrap();
+    drop(client);
+    running.shutdown().await;
 }
 
 #[tokio::test]

@@ -147,7 +147,8 @@ fn hint_on_call(error: &ClientError) -> Option<String> {
     match error {
         // The server speaks of headers; here a token is a flag.
         ClientError::Refused(refused) if refused.status == 401 => Some(
-            "--token TOKEN; on the machine of the server, waft server token prints a new one"
+            "--token TOKEN; on the machine of the server, waft server token prints a new one, \
+             with its --db if it has one"
                 .to_owned(),
         ),
         ClientError::Refused(refused) => refused.hint.clone(),

@@ -1,5 +1,6 @@
 //! `waft server`: the server by itself.
 
+use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use super::failure::{Done, Failure};
 use super::signals::Signals;
 use crate::client::Client;
 use crate::config::{Credentials, Millis, address};
-use crate::server::db::{Place, copy};
+use crate::server::db::{Db as Database, Place, copy};
 use crate::server::{self, Migrated, Running, ServerSettings};
 use crate::wire::ListQuery;
 
@@ -31,6 +32,10 @@ pub(super) const RUNS_KEEP: Millis = Millis(server::RUNS_KEEP.as_millis() as u64
 const RUNS_KEEP_MIN: Millis = Millis(server::RUNS_KEEP_MIN.as_millis() as u64);
 const RESULTS_KEEP_MIN: Millis = Millis(server::RESULTS_KEEP_MIN.as_millis() as u64);
 
+/// What helps where there is no database.
+const NO_DATABASE: &str =
+    "--db FILE or --db postgres://… names that of the server; waft server start makes one";
+
 /// Starts a server, and looks after its database.
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -42,7 +47,7 @@ Examples:
 
 Address and token are left in this home, so that commands and agents of it need no flag.")]
     Start(Flags),
-    /// Prints a new token that may do everything, for the database on this machine.
+    /// Prints a new token that may do everything, for the database that is named.
     Token {
         #[command(flatten)]
         db: Db,
@@ -150,13 +155,16 @@ pub(super) fn run(verb: Verb, call: &Call) -> Done {
         }),
         Verb::Token { db } => {
             let db = db.place(call)?;
-            if let Place::File(file) = &db
-                && !file.is_file()
-            {
-                return Err(none_there(file).or_hint("waft server start makes one"));
-            }
-            let text =
-                call.wait(async { Ok(server::make_token(db, call.clock.clone()).await?) })?;
+            let text = call.wait(async {
+                let is_there = match &db {
+                    Place::File(file) => file.is_file(),
+                    Place::Postgres(_) => Database::migration(&db).await?.is_some(),
+                };
+                if !is_there {
+                    return Err(none_there(&db).or_hint(NO_DATABASE));
+                }
+                Ok(server::make_token(db, call.clock.clone()).await?)
+            })?;
             match call.output.is_json() {
                 true => call.output.json(&json!({ "text": text })),
                 false => call.output.line(text),
@@ -184,7 +192,7 @@ fn migrate(db: &Place, call: &Call) -> Done {
 
 fn back_up(db: &Path, to: &Path, call: &Call) -> Done {
     if !db.is_file() {
-        return Err(none_there(db));
+        return Err(none_there(db.display()));
     }
     let to = std::path::absolute(to)?;
     if to.exists() {
@@ -204,7 +212,7 @@ fn back_up(db: &Path, to: &Path, call: &Call) -> Done {
 
 fn restore(db: &Path, from: &Path, call: &Call) -> Done {
     if !from.is_file() {
-        return Err(none_there(from));
+        return Err(none_there(from.display()));
     }
     let from = std::path::absolute(from)?;
     let done = call.wait(async { Ok(server::restore(db, &from, &call.clock).await?) })?;
@@ -224,8 +232,8 @@ fn restore(db: &Path, from: &Path, call: &Call) -> Done {
     Ok(())
 }
 
-fn none_there(file: &Path) -> Failure {
-    Failure::could(format!("there is no database `{}`", file.display()))
+fn none_there(place: impl Display) -> Failure {
+    Failure::could(format!("there is no database of waft at `{place}`"))
 }
 
 /// Starts a server.

@@ -164,8 +164,10 @@ impl App {
     /// `token-wrong`, with the same words whether the id or the secret is wrong.
     pub async fn access(&self, text: &str) -> Result<Access, ApiError> {
         let wrong = || {
-            ApiError::new(Code::TokenWrong, "the token opens nothing here")
-                .hint("waft server token prints a new one on the machine of the server")
+            ApiError::new(Code::TokenWrong, "the token opens nothing here").hint(
+                "on the machine of the server, waft server token prints a new one, with its \
+                     --db if it has one",
+            )
         };
         let id = id_of(text).ok_or_else(wrong)?;
         let now = self.clock.monotonic();

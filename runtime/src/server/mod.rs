@@ -142,7 +142,8 @@ pub async fn start(settings: ServerSettings) -> anyhow::Result<Running> {
         // Any number of servers share it.
         Place::Postgres(_) => None,
     };
-    let (app, first_token) = open(&settings).await?;
+    let opened = open(&settings).await;
+    let (app, first_token) = opened.map_err(|error| error.at(&settings.db))?;
     let router = router(&app);
     let closing = app.closing.subscribe();
     let listening = tokio::spawn(listener::serve(listener, router.clone(), closing));
@@ -207,13 +208,13 @@ pub async fn open(settings: &ServerSettings) -> Result<(App, Option<String>), Db
 /// # Errors
 ///
 /// Fails if the database cannot be used.
-pub async fn make_token(db: Place, clock: Clock) -> anyhow::Result<String> {
-    let db = Db::open(&db).await?;
+pub async fn make_token(place: Place, clock: Clock) -> anyhow::Result<String> {
+    let db = Db::open(&place).await?;
     let name = format!("made-{}", hex::encode(rand::random::<[u8; 4]>()));
     let text = db
         .write(move |tx| Box::pin(async move { add_token(tx, &name, &clock).await }))
         .await
-        .map_err(|error: DbError| error)?;
+        .map_err(|error: DbError| error.at(&place))?;
     db.close().await;
     Ok(text)
 }

@@ -38,6 +38,9 @@ autovacuum = off
 const NO_END: &str = "synchronous_commit = off
 ";
 
+/// A role that is asked for its password, before the lines that trust everybody else.
+const GUARDED: &str = "host all guarded 127.0.0.1/32 scram-sha-256\n";
+
 /// A PostgreSQL that runs.
 pub(crate) struct Server {
     address: SocketAddr,
@@ -84,6 +87,9 @@ impl Server {
             .unwrap();
         assert!(made.status.success(), "{made:?}");
         std::fs::write(data.join("postgresql.auto.conf"), settings).unwrap();
+        let access = data.join("pg_hba.conf");
+        let trusts = std::fs::read_to_string(&access).unwrap();
+        std::fs::write(&access, GUARDED.to_owned() + &trusts).unwrap();
         let server = Self {
             address: free_port(),
             folder,

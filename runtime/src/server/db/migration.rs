@@ -117,10 +117,17 @@ pub(super) async fn run_on_postgres(
     connection: &mut PgConnection,
 ) -> Result<(), DbError> {
     let place = || Place::Postgres(url.to_owned());
-    check_schema(place, connection).await?;
+    // Whoever may not make tables may use those that are there.
+    if last_of_postgres(url, connection).await? == Some(LAST) {
+        return Ok(());
+    }
     let migrated = run(OF_POSTGRES, connection).await;
-    migrated
-        .map_err(|error| newer(place(), &error).unwrap_or_else(|| postgres::unopened(url, error)))
+    migrated.map_err(|error| match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+            postgres::unopened_by(url, error)
+        }
+        error => newer(place(), &error).unwrap_or_else(|| postgres::unopened(url, error)),
+    })
 }
 
 /// The last migration that is known here.

@@ -5,6 +5,7 @@
 //! and duties call the functions of the tables inside a closure, or with a reader.
 
 pub mod agent;
+mod barred;
 pub mod card;
 pub mod copy;
 pub mod fact;
@@ -41,6 +42,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
+use barred::Barred;
 use memory::Memory;
 use postgres::Postgres;
 use sqlite::Sqlite;
@@ -118,8 +120,8 @@ pub enum DbError {
         /// The first migration that is not known here.
         migration: i64,
     },
-    /// It cannot be opened.
-    #[error("cannot open the database `{place}`")]
+    /// It cannot be opened, or not be used as it has to be.
+    #[error("cannot use the database `{place}`")]
     Unopened {
         /// Where.
         place: Place,
@@ -184,27 +186,34 @@ fn named(place: Option<&Place>) -> String {
 }
 
 impl DbError {
+    /// Says what a person has to mend at the database, and where it is, if the error is of that kind.
+    #[must_use]
+    pub fn at(self, known: &Place) -> Self {
+        match (self, known) {
+            (Self::Broken(error) | Self::Away(error), Place::Postgres(url)) => {
+                postgres::unopened_by(url, error)
+            }
+            (Self::Damaged { place, source }, _) => Self::Damaged {
+                place: place.or_else(|| Some(known.clone())),
+                source,
+            },
+            (other, _) => other,
+        }
+    }
+
     /// Returns what whoever looks after the database can do about it.
     #[must_use]
-    pub const fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Full => Some("make room on its disk; nothing that was acknowledged is lost"),
             Self::Damaged { .. } => {
                 Some("waft server restore FILE puts a backup in its place, and keeps what is there")
             }
+            Self::Unopened { source, .. } => {
+                let barred: &Barred = source.downcast_ref()?;
+                Some(&barred.hint)
+            }
             _ => None,
-        }
-    }
-
-    /// Adds where the database is, if that is not known.
-    #[must_use]
-    pub(super) fn at(self, known: &Place) -> Self {
-        match self {
-            Self::Damaged { place, source } => Self::Damaged {
-                place: place.or_else(|| Some(known.clone())),
-                source,
-            },
-            other => other,
         }
     }
 
@@ -274,7 +283,10 @@ impl Db {
     pub async fn migration(place: &Place) -> Result<Option<i64>, DbError> {
         match place {
             Place::File(file) => sqlite::last_migration(file).await,
-            Place::Postgres(url) => postgres::last_migration(url).await,
+            Place::Postgres(url) => {
+                let last = postgres::last_migration(url).await;
+                last.map_err(|error| error.at(place))
+            }
         }
     }
 

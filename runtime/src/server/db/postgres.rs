@@ -17,6 +17,7 @@ use rand::Rng as _;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions, PgSslMode};
 use sqlx::{ConnectOptions as _, Connection as _};
 
+use super::barred::barred;
 use super::memory::Memory;
 use super::tx::{Tx, args};
 use super::{DbError, Place, migration};
@@ -81,7 +82,7 @@ impl Postgres {
         let mut connection = options
             .connect()
             .await
-            .map_err(|error| unopened(url, error))?;
+            .map_err(|error| unopened_by(url, error))?;
         check_server(url, &mut connection).await?;
         migration::run_on_postgres(url, &mut connection).await?;
         connection.close().await?;
@@ -155,7 +156,7 @@ impl Postgres {
 /// Returns the last migration that a database has; none if there is nothing yet.
 pub(super) async fn last_migration(url: &str) -> Result<Option<i64>, DbError> {
     let connected = options(url)?.connect().await;
-    let mut connection = connected.map_err(|error| unopened(url, error))?;
+    let mut connection = connected.map_err(|error| unopened_by(url, error))?;
     let last = migration::last_of_postgres(url, &mut connection).await?;
     connection.close().await?;
     Ok(last)
@@ -275,6 +276,15 @@ fn is_in_the_clear(url: &str, options: &PgConnectOptions) -> bool {
         host == "localhost" || host.starts_with('/') || ip.is_some_and(|ip| ip.is_loopback());
     let is_here = is_here || options.get_socket().is_some();
     !is_named && !is_here && matches!(options.get_ssl_mode(), PgSslMode::Prefer)
+}
+
+/// As [`unopened`], in words of ours where a person can mend it.
+pub(super) fn unopened_by(url: &str, error: sqlx::Error) -> DbError {
+    let options = PgConnectOptions::from_str(url);
+    match options.ok().and_then(|options| barred(&options, &error)) {
+        Some(barred) => unopened(url, barred),
+        None => unopened(url, error),
+    }
 }
 
 pub(super) fn unopened(
