@@ -175,7 +175,9 @@ async fn a_finished_output_that_is_lost_crashes_the_run_and_is_named() {
         let ended = processes.ends_as(run, State::Crashed).await;
         assert_eq!(ended.code.as_deref(), Some(code), "{}", ended.message);
         let key = keys.last().unwrap();
-        for words in [&root, key, "the output of `step"] {
+        // True of what is gone and of what is damaged.
+        let finished = "which is finished, cannot be read any more";
+        for words in [&root, key, "the output of `step", finished] {
             assert!(ended.message.contains(words), "{words}: {}", ended.message);
         }
         let hints = processes.client.explain(run).await.unwrap().hints;

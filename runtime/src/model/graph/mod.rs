@@ -334,7 +334,9 @@ impl Graph {
             *kept = match loaded {
                 Ok(value) => Kept::Here(value, result),
                 Err(Lost { why, code }) => {
-                    let why = format!("the output of `{key}`, which is finished, is lost: {why}");
+                    let why = format!(
+                        "the output of `{key}`, which is finished, cannot be read any more: {why}"
+                    );
                     Kept::Lost(Lost { why, code }, result)
                 }
             };

@@ -77,7 +77,7 @@ fn who_needs_a_lost_output_crashes_and_says_whose_it_was() {
     let outcome = second.outcome();
     assert_eq!(outcome.event, Event::Crash);
     assert_eq!(outcome.code.as_deref(), Some("results.lost"));
-    let said = "the output of `a`, which is finished, is lost: it is gone";
+    let said = "the output of `a`, which is finished, cannot be read any more: it is gone";
     assert!(outcome.message.contains(said), "{}", outcome.message);
 }
 
