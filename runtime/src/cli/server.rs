@@ -74,6 +74,9 @@ not have.")]
     Restore {
         /// The copy.
         file: PathBuf,
+        /// Takes the place of a database that is there without asking.
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         db: Db,
     },
@@ -172,7 +175,7 @@ pub(super) fn run(verb: Verb, call: &Call) -> Done {
         }
         Verb::Migrate { db } => migrate(&db.place(call)?, call),
         Verb::Backup { file, db } => back_up(&db.file(call, "pg_dump")?, &file, call),
-        Verb::Restore { file, db } => restore(&db.file(call, "pg_restore")?, &file, call),
+        Verb::Restore { file, yes, db } => restore(&db.file(call, "pg_restore")?, &file, yes, call),
     }
 }
 
@@ -210,11 +213,17 @@ fn back_up(db: &Path, to: &Path, call: &Call) -> Done {
     Ok(())
 }
 
-fn restore(db: &Path, from: &Path, call: &Call) -> Done {
+fn restore(db: &Path, from: &Path, is_yes: bool, call: &Call) -> Done {
     if !from.is_file() {
         return Err(none_there(from.display()));
     }
     let from = std::path::absolute(from)?;
+    server::check_unused(db)?;
+    if db.exists() {
+        let (db, from) = (db.display(), from.display());
+        let question = format!("put `{from}` in the place of `{db}`, which is kept beside it?");
+        call.output.ask(&question, is_yes, "nothing was replaced")?;
+    }
     let done = call.wait(async { Ok(server::restore(db, &from, &call.clock).await?) })?;
     if call.output.is_json() {
         return call.output.json(&json!({

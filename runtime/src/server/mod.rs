@@ -244,6 +244,15 @@ pub async fn migrate(place: &Place) -> anyhow::Result<Migrated> {
     Ok(Migrated { from, to })
 }
 
+/// Refuses a database file that a server has.
+///
+/// # Errors
+///
+/// Says so, or that this cannot be found out.
+pub fn check_unused(db: &Path) -> anyhow::Result<()> {
+    lock_file(db).map(drop)
+}
+
 /// Puts a copy of a database file in the place of another, as [`copy::restore`].
 ///
 /// # Errors
