@@ -392,7 +392,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// `protocol-unsupported`.
+    /// `protocol-unsupported`, `agent-exists`.
     pub async fn open_session(&self, new: &NewSession) -> Result<Session, ClientError> {
         self.call(Call::post("/api/agent/session", new)).await
     }

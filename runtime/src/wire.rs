@@ -17,14 +17,14 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::model::artifact::Digest;
 use crate::model::flow::Definition;
-use crate::model::id::{AgentId, FlowId, FlowRunId, FlowVersionId, ProjectId, SessionId, TokenId};
+use crate::model::id::{FlowId, FlowRunId, FlowVersionId, ProjectId, SessionId, TokenId};
 use crate::model::label::Labels;
-use crate::model::requirement::{Missing, Offer};
+use crate::model::requirement::Missing;
 pub use crate::model::run::{FlowRunMoved, Happening, TaskRun, TaskRunMoved};
 use crate::model::run::{LogLine, ResultRef, TaskRunKey};
 use crate::model::state::{Event, State};
 
-pub use self::agent::{Agent, AgentRun, Drain, NewDrain, Rest};
+pub use self::agent::{Agent, AgentRun, Drain, NewDrain, NewSession, Rest, Session};
 pub use self::change::{ResumeQuery, Slots};
 pub use self::decision::{Cancelled, Decided, NewDecision, NewRetry};
 pub use self::segment::{Deletions, KeptSegment, Orphans, Segment, Sighted};
@@ -33,7 +33,7 @@ pub use self::segment::{Deletions, KeptSegment, Orphans, Segment, Sighted};
 ///
 /// 1 is the first. 2 adds what drains an agent from afar: [`Orders::drain`], which is sent under no
 /// earlier one, and [`NewSession::is_start`]; and what an agent says of roots that are out of reach:
-/// [`NewSession::rests`] and [`Offer::results_away`].
+/// [`NewSession::rests`] and [`Offer::results_away`]; and [`NewSession::home`].
 pub const PROTOCOL: u32 = 2;
 
 /// Every refusal of the API.
@@ -477,49 +477,6 @@ pub struct MadeToken {
     pub token: Token,
     /// Its text, shown once.
     pub text: String,
-}
-
-/// An agent says hello.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NewSession {
-    /// The agent's name; with the host name it is the agent's identity.
-    pub name: String,
-    /// The host it runs on.
-    pub hostname: String,
-    /// Its version.
-    pub version: String,
-    /// The protocol it speaks.
-    pub protocol: u32,
-    /// What it offers.
-    pub offer: Offer,
-    /// How many runs it takes at one time.
-    pub slots: u32,
-    /// The last session of an earlier process under this name, which is dead: its lock was free. What
-    /// that session had is given back at once. Said in the first hello of a process only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub replaces: Option<SessionId>,
-    /// Whether the process has just begun, which takes back what an earlier one was told. From protocol
-    /// 2 on; under 1 every hello counts as such.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub is_start: bool,
-    /// The roots that it has and does not offer now; the server keeps them with the offer. From protocol
-    /// 2 on.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub rests: Vec<Rest>,
-}
-
-/// The server says hello back.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct Session {
-    /// The agent's id.
-    pub agent_id: AgentId,
-    /// The session's id, named in every call after this.
-    pub session_id: SessionId,
-    /// Seconds that a lease lasts from its claim or renewal.
-    pub lease_seconds: u32,
-    /// The protocol that both will speak.
-    pub protocol: u32,
 }
 
 /// An agent takes no more runs; those it has it finishes or gives back under the same session.

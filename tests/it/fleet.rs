@@ -193,3 +193,35 @@ async fn what_the_process_before_had_to_report_waits_for_the_server_too() {
     patient("what is left to be delivered", delivered).await;
     world.ends_as(run, State::Success).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_home_takes_no_name_that_an_agent_of_this_host_has() {
+    let world = Processes::start(LEASE).await;
+    world.register("echo").await;
+    let mira = world.agent("mira");
+    world.until_polling("mira").await;
+    let other = || {
+        let mut other = world.waft(["agent", "start", "--name", "mira", "--once"]);
+        other.args(["--server", world.client.url(), "--token", world.token()]);
+        other.env("WAFT_HOME", world.folder().join("other"));
+        other.output().unwrap()
+    };
+    let refused = other();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    for words in [
+        "the agent `mira` of the host `",
+        "with another WAFT_HOME, since",
+        "--name NAME",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    // The same home takes its name back at once, another one when nothing of it is there any more.
+    mira.kill();
+    let again = world.agent("mira");
+    let run = world.run("echo", json!({"text": "x"})).await;
+    world.ends_as(run, State::Success).await;
+    assert_eq!(again.terminate().await, Some(0));
+    let taken = async { while !other().status.success() {} };
+    patient("the name to be free", taken).await;
+}

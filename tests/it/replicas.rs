@@ -18,15 +18,15 @@ use waft::server::db::Place;
 use waft::server::{self, Running, ServerSettings};
 use waft::storage::Root;
 use waft::wire::{
-    ClaimedRun, Drain, LeaseKey, Leave, ListQuery, NewDrain, NewFlowRun, NewProject, NewSession,
-    PROTOCOL, Poll, Renewal, WatchQuery,
+    ClaimedRun, Drain, LeaseKey, Leave, ListQuery, NewDrain, NewFlowRun, NewProject, Poll, Renewal,
+    WatchQuery,
 };
 
 use crate::kit::judge;
 use crate::kit::postgres;
 use crate::kit::program::{Process, WAFT, free_port, lines, lines_of};
 use crate::kit::proxy::{Proxy, Weather};
-use crate::kit::witness::{Witness, code, patient};
+use crate::kit::witness::{Witness, code, hello, patient};
 use crate::kit::world::{self, PROJECT};
 use crate::server::registration;
 
@@ -104,21 +104,12 @@ impl Fleet {
     }
 
     async fn agent(&self, at: usize, name: &str) -> Agent {
-        let new = NewSession {
-            name: name.to_owned(),
-            hostname: "host".to_owned(),
-            version: "0.1.0".to_owned(),
-            protocol: PROTOCOL,
-            offer: Offer {
-                roots: ["file:///flows".to_owned(), "file:///results".to_owned()].into(),
-                ..Offer::default()
-            },
-            slots: 4,
-            replaces: None,
-            rests: Vec::new(),
-            is_start: true,
+        let offer = Offer {
+            roots: ["file:///flows".to_owned(), "file:///results".to_owned()].into(),
+            ..Offer::default()
         };
-        let session = self.clients[at].open_session(&new).await.unwrap();
+        let opened = self.clients[at].open_session(&hello(name, offer)).await;
+        let session = opened.unwrap();
         Agent {
             id: session.agent_id,
             session: session.session_id,

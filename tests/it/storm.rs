@@ -22,14 +22,14 @@ use waft::model::id::{FlowRunId, SessionId};
 use waft::model::run::{FlowRunMoved, Happening};
 use waft::model::state::{Event, State};
 use waft::wire::{
-    LeaseKey, ListQuery, NewSession, PROTOCOL, Poll, Report as WireReport, ReportBatch,
+    LeaseKey, ListQuery, Poll, Report as WireReport, ReportBatch,
 };
 
 use crate::kit::judge::{JUMP, judge};
 use crate::kit::postgres;
 use crate::kit::program::{Ground, Process, Processes};
 use crate::kit::proxy::{Proxy, Weather};
-use crate::kit::witness::new_run;
+use crate::kit::witness::{hello, new_run};
 
 const LEASE: Duration = Duration::from_secs(3);
 /// Beats that an agent is frozen or cut off: three leases, so that it has lost what it had.
@@ -455,17 +455,7 @@ async fn appear(client: &Client) -> Result<SessionId, ClientError> {
         .into_iter()
         .find(|agent| agent.name == "agent-0")
         .map(|agent| agent.offer);
-    let new = NewSession {
-        name: GHOST.to_owned(),
-        hostname: "host".to_owned(),
-        version: "0.1.0".to_owned(),
-        protocol: PROTOCOL,
-        offer: offer.unwrap_or_default(),
-        slots: 2,
-        replaces: None,
-        is_start: true,
-        rests: Vec::new(),
-    };
+    let new = hello(GHOST, offer.unwrap_or_default());
     Ok(client.open_session(&new).await?.session_id)
 }
 

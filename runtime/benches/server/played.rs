@@ -81,6 +81,7 @@ pub(crate) async fn session(client: &Client, name: &str, slots: u32) -> SessionI
         replaces: None,
         is_start: true,
         rests: Vec::new(),
+        home: None,
     };
     client.open_session(&new).await.unwrap().session_id
 }

@@ -6,7 +6,7 @@
 
 use std::future::Future;
 
-use super::session::{PAUSE_FIRST, PAUSE_MAX, is_away};
+use super::session::{NAME_TAKEN, PAUSE_FIRST, PAUSE_MAX, is_away};
 use crate::client::{Client, ClientError};
 use crate::clock::Clock;
 
@@ -55,10 +55,12 @@ where
 }
 
 /// Tells whether a server that fails so may be there a moment later. One that cannot be resolved may:
-/// names come with the network. A token is mended by a person, as is an address where another answers.
+/// names come with the network. A token is mended by a person, as is an address where another answers, and a
+/// name that another has.
 fn is_awaited(error: &ClientError) -> bool {
     match error {
         ClientError::Refused(refused) if matches!(refused.status, 401 | 403) => false,
+        ClientError::Refused(refused) if refused.code == NAME_TAKEN => false,
         ClientError::Unreadable(_) => false,
         other => is_away(other),
     }
@@ -87,6 +89,7 @@ mod tests {
         assert!(!refused(401, "token-bad"));
         assert!(!refused(403, "scope-wrong"));
         assert!(!refused(404, "answer-strange"));
+        assert!(!refused(409, NAME_TAKEN));
         assert!(!refused(426, "protocol-unsupported"));
         let (url, why) = ("http://nowhere".to_owned(), "as planned".to_owned());
         assert!(is_awaited(

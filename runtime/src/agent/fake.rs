@@ -78,6 +78,7 @@ async fn open_session(client: Client) -> anyhow::Result<Session> {
         replaces: None,
         is_start: false,
         rests: Vec::new(),
+        home: None,
     };
     let home = tempfile::tempdir().unwrap();
     let name = NameLock::take(home.path(), &hello.name).unwrap();

@@ -3,7 +3,8 @@
 //! Two agents of one name would be one agent to the server, and each would end the other's session.
 //! The lock is the system's, on a file that stays: it is free again however its holder ended. So who
 //! takes it knows that the process before it is dead, and the note beside the lock says which session
-//! that process had: the server need not wait for its leases to end.
+//! that process had: the server need not wait for its leases to end. What a lock cannot see is an agent of
+//! the name with another `WAFT_HOME` on this host; the server tells the two apart by the word of their home.
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -14,10 +15,14 @@ use super::spool::Spool;
 use crate::model::flow::is_name;
 use crate::model::id::SessionId;
 
+/// Bytes of the word of a home, of which no two are alike.
+const WORD_BYTES: usize = 16;
+
 /// Holds an agent's name for as long as it lives.
 #[derive(Debug)]
 pub(crate) struct NameLock {
     _file: File,
+    home: String,
     note: SessionNote,
     spool: PathBuf,
 }
@@ -53,6 +58,7 @@ impl NameLock {
         match file.try_lock() {
             Ok(()) => Ok(Self {
                 _file: file,
+                home: word(&folder.join(format!("{name}.home")))?,
                 note: SessionNote(folder.join(format!("{name}.session"))),
                 spool: folder.join(format!("{name}.spool")),
             }),
@@ -65,6 +71,11 @@ impl NameLock {
         }
     }
 
+    /// Returns a word that every holder of this name in this `WAFT_HOME` has, and nobody else.
+    pub(crate) fn home(&self) -> &str {
+        &self.home
+    }
+
     /// Returns the file of its spool.
     pub(crate) fn spool(&self) -> Spool {
         Spool::at(self.spool.clone())
@@ -74,6 +85,18 @@ impl NameLock {
     pub(crate) fn note(&self) -> SessionNote {
         self.note.clone()
     }
+}
+
+/// Reads the word of a home, and makes it where there is none.
+fn word(path: &Path) -> anyhow::Result<String> {
+    let kept = std::fs::read_to_string(path).unwrap_or_default();
+    let kept = kept.trim();
+    if kept.len() == WORD_BYTES * 2 && kept.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(kept.to_owned());
+    }
+    let word = hex::encode(rand::random::<[u8; WORD_BYTES]>());
+    std::fs::write(path, &word).with_context(|| format!("cannot write `{}`", path.display()))?;
+    Ok(word)
 }
 
 impl SessionNote {
@@ -116,6 +139,19 @@ mod tests {
         let last = |name| NameLock::take(home.path(), name).unwrap().note().read();
         assert_eq!(last("mira"), Some(SessionId::at(0, 2)));
         assert_eq!(last("nas"), None);
+    }
+
+    #[test]
+    fn a_home_has_one_word_for_a_name_and_no_other_home_has_it() {
+        let homes = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let word = |nth: usize| {
+            let held = NameLock::take(homes[nth].path(), "mira").unwrap();
+            held.home().to_owned()
+        };
+        assert_eq!(word(0), word(0));
+        assert_ne!(word(0), word(1));
+        std::fs::write(homes[0].path().join("agents/mira.home"), "torn").unwrap();
+        assert_eq!(word(0), word(0));
     }
 
     #[test]

@@ -160,7 +160,7 @@ impl Agent {
             away: places.away().await,
         };
 
-        let hello = hello(&settings);
+        let hello = hello(&settings, &lock);
         let clock = settings.clock.clone();
         let note = lock.note();
         let mut spool = lock.spool();
@@ -366,7 +366,7 @@ fn runner(settings: &AgentSettings, places: &Places) -> Runner {
 }
 
 /// Returns what the agent says of itself.
-fn hello(settings: &AgentSettings) -> NewSession {
+fn hello(settings: &AgentSettings, lock: &NameLock) -> NewSession {
     NewSession {
         name: settings.name.clone(),
         hostname: settings.hostname.clone(),
@@ -377,6 +377,7 @@ fn hello(settings: &AgentSettings) -> NewSession {
         replaces: None,
         is_start: false,
         rests: Vec::new(),
+        home: Some(lock.home().to_owned()),
     }
 }
 

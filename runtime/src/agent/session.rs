@@ -31,6 +31,9 @@ pub(super) const REST: Duration = Duration::from_secs(5 * 60);
 /// How long one is not offered that does not answer; twice as long after each look in vain.
 pub(super) const REST_AWAY: Duration = Duration::from_secs(5);
 
+/// The code of the refusal of a name that an agent of another home has.
+pub(super) const NAME_TAKEN: &str = "agent-exists";
+
 /// One agent's line to its server.
 pub(crate) struct Session {
     client: Client,
@@ -446,6 +449,7 @@ fn older(mut hello: NewSession) -> NewSession {
     hello.protocol = PROTOCOL - 1;
     hello.is_start = false;
     hello.rests.clear();
+    hello.home = None;
     if hello.offer.results_away.take().is_some() {
         // It takes no run, in words of that protocol: it runs code of no project.
         hello.offer.projects = Some(BTreeSet::new());
@@ -481,6 +485,11 @@ fn trouble(error: ClientError) -> Trouble {
         // What runs here is not the fault of a token, and a token can be mended: wait for that.
         ClientError::Refused(refused) if matches!(refused.status, 401 | 403) => {
             tracing::error!(error = %refused, "the server does not accept the agent's token");
+            Trouble::Away
+        }
+        // It may end, and what runs here may be in time still.
+        ClientError::Refused(refused) if refused.code == NAME_TAKEN => {
+            tracing::error!(error = %refused, "another process has taken the agent's name");
             Trouble::Away
         }
         ClientError::Refused(refused) => Trouble::Refused(refused),

@@ -107,6 +107,8 @@ codes! {
     AgentUnknown = "agent-unknown", NOT_FOUND;
     /// Several agents have this name.
     AgentAmbiguous = "agent-ambiguous", CONFLICT;
+    /// A process of another `WAFT_HOME` has this name, and is there.
+    AgentExists = "agent-exists", CONFLICT;
     /// The session is not the agent's newest, or from before the database.
     SessionUnknown = "session-unknown", CONFLICT;
     /// The agent speaks a protocol that this server does not.

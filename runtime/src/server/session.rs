@@ -247,13 +247,16 @@ impl Session {
     /// Tells whether a call of the agent is open here, or ended a moment ago.
     pub(super) fn is_there(&self, now: Monotonic) -> bool {
         let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_calling = self.open_calls.load(Ordering::Relaxed) > 0;
-        !self.is_replaced() && (is_calling || now.since(heard.last) < BETWEEN_CALLS)
+        !self.is_replaced() && (self.is_calling() || now.since(heard.last) < BETWEEN_CALLS)
+    }
+
+    fn is_calling(&self) -> bool {
+        self.open_calls.load(Ordering::Relaxed) > 0
     }
 
     fn is_silent(&self, now: Monotonic) -> bool {
         let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        self.open_calls.load(Ordering::Relaxed) == 0 && now.since(heard.last) >= SILENT
+        !self.is_calling() && now.since(heard.last) >= SILENT
     }
 
     fn hear(&self, now: Monotonic) {
@@ -426,6 +429,20 @@ impl App {
         }
     }
 
+    /// Tells whether a process of another `WAFT_HOME` may have the name of an agent that says hello. One
+    /// that has taken leave and calls no more has ended.
+    pub(super) fn is_anothers(
+        &self,
+        kept: &agent::Kept,
+        home: Option<&str>,
+        lease_now: Timestamp,
+    ) -> bool {
+        let is_other = home.is_some_and(|own| kept.home.as_deref().is_some_and(|it| it != own));
+        let session = self.sessions.get(kept.session_id);
+        let has_ended = session.is_some_and(|it| it.has_left() && !it.is_calling());
+        is_other && !has_ended && self.presence(kept, lease_now).is_there
+    }
+
     /// Counts a call of an agent as open.
     pub(super) fn open_call(&self, session: &Arc<Session>) -> OpenCall {
         session.open_calls.fetch_add(1, Ordering::Relaxed);
@@ -459,6 +476,8 @@ pub(super) mod tests {
             drain: None,
             has_left: false,
             heard_at: Timestamp::UNIX_EPOCH,
+            home: None,
+            begun_at: Timestamp::UNIX_EPOCH,
         };
         Session::new(kept, memory, now)
     }

@@ -4,9 +4,57 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::model::id::{AgentId, FlowRunId};
+use crate::model::id::{AgentId, FlowRunId, SessionId};
 use crate::model::requirement::Offer;
 use crate::model::state::State;
+
+/// An agent says hello.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewSession {
+    /// The agent's name; with the host name it is the agent's identity.
+    pub name: String,
+    /// The host it runs on.
+    pub hostname: String,
+    /// Its version.
+    pub version: String,
+    /// The protocol it speaks.
+    pub protocol: u32,
+    /// What it offers.
+    pub offer: Offer,
+    /// How many runs it takes at one time.
+    pub slots: u32,
+    /// The last session of an earlier process under this name, which is dead: its lock was free. What
+    /// that session had is given back at once. Said in the first hello of a process only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<SessionId>,
+    /// Whether the process has just begun, which takes back what an earlier one was told. From protocol
+    /// 2 on; under 1 every hello counts as such.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_start: bool,
+    /// The roots that it has and does not offer now; the server keeps them with the offer. From protocol
+    /// 2 on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rests: Vec<Rest>,
+    /// A word that the processes of this name in one `WAFT_HOME` have, and nobody else. While one of another
+    /// word is there, the server refuses with `agent-exists`: they would end each other's sessions. From
+    /// protocol 2 on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<String>,
+}
+
+/// The server says hello back.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Session {
+    /// The agent's id.
+    pub agent_id: AgentId,
+    /// The session's id, named in every call after this.
+    pub session_id: SessionId,
+    /// Seconds that a lease lasts from its claim or renewal.
+    pub lease_seconds: u32,
+    /// The protocol that both will speak.
+    pub protocol: u32,
+}
 
 /// An agent as others see it.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]

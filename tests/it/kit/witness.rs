@@ -9,10 +9,13 @@ use serde_json::Value as Json;
 use waft::client::{Client, ClientError};
 use waft::config::Access;
 use waft::model::id::FlowRunId;
+use waft::model::requirement::Offer;
 use waft::model::run::{TaskRun, TaskRunKey};
 use waft::model::state::State;
 use waft::storage::{Results, Root};
-use waft::wire::{FlowRun, ListQuery, LogQuery, NewFlowRun, Transition, WatchQuery};
+use waft::wire::{
+    FlowRun, ListQuery, LogQuery, NewFlowRun, NewSession, PROTOCOL, Transition, WatchQuery,
+};
 
 use super::judge::history_faults;
 use super::wait::PATIENCE;
@@ -293,6 +296,22 @@ pub(crate) fn new_run(flow: &str, parameters: Json) -> NewFlowRun {
         flow: flow.to_owned(),
         parameters: parameters.into_iter().collect(),
         ..NewFlowRun::default()
+    }
+}
+
+/// Says hello as an agent that has just begun.
+pub(crate) fn hello(name: &str, offer: Offer) -> NewSession {
+    NewSession {
+        name: name.to_owned(),
+        hostname: "host".to_owned(),
+        version: "0.1.0".to_owned(),
+        protocol: PROTOCOL,
+        offer,
+        slots: 4,
+        replaces: None,
+        is_start: true,
+        rests: Vec::new(),
+        home: None,
     }
 }
 

@@ -111,18 +111,8 @@ async fn a_token_bound_to_a_project_sees_nothing_else() {
     assert_eq!(code(stranger.create_token(&all).await), "project-unknown");
 
     // An agent with that token is given that project's runs only.
-    let session = NewSession {
-        name: "mira".to_owned(),
-        hostname: "host".to_owned(),
-        version: "0.1.0".to_owned(),
-        protocol: PROTOCOL,
-        offer: offer(),
-        slots: 1,
-        replaces: None,
-        is_start: true,
-        rests: Vec::new(),
-    };
-    let opened = stranger.open_session(&session).await.unwrap();
+    let opened = stranger.open_session(&hello("mira", offer())).await;
+    let opened = opened.unwrap();
     let poll = Poll {
         session_id: opened.session_id,
         free_slots: 1,
@@ -140,17 +130,7 @@ async fn a_token_bound_to_a_project_sees_nothing_else() {
 async fn a_page_is_cut_after_what_may_be_seen() {
     let world = World::new().await;
     let (bound, _) = other(&world, Scope::User, Some(&["demo"])).await;
-    let session = |name: &str| NewSession {
-        name: name.to_owned(),
-        hostname: "host".to_owned(),
-        version: "0.1.0".to_owned(),
-        protocol: PROTOCOL,
-        offer: offer(),
-        slots: 1,
-        replaces: None,
-        is_start: true,
-        rests: Vec::new(),
-    };
+    let session = |name: &str| hello(name, offer());
     bound.open_session(&session("mira")).await.unwrap();
     for nth in 0..3 {
         world.clock.pass(Duration::from_secs(1));

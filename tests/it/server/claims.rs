@@ -552,15 +552,9 @@ async fn explain_names_the_agent_whose_storage_rests() {
         look_seconds: 300,
     };
     let new = NewSession {
-        name: "nas".to_owned(),
         hostname: "nas".to_owned(),
-        version: "0".to_owned(),
-        protocol: PROTOCOL,
-        offer: offer(),
-        slots: 1,
-        replaces: None,
-        is_start: true,
         rests: vec![rest],
+        ..hello("nas", offer())
     };
     let other = world.agent("mira").await;
     other.poll(1).await;

@@ -2,22 +2,17 @@
 
 use super::access::other;
 use super::*;
-use waft::wire::{Drain, Listen, NewDrain, Orders, Scope};
+use waft::wire::{Drain, Leave, Listen, NewDrain, Orders, Scope};
 
 const FINISH: NewDrain = NewDrain { how: Drain::Finish };
 const NOW: NewDrain = NewDrain { how: Drain::Now };
 
 fn hello(name: &str, hostname: &str, protocol: u32) -> NewSession {
     NewSession {
-        name: name.to_owned(),
         hostname: hostname.to_owned(),
-        version: "0.1.0".to_owned(),
         protocol,
-        offer: offer(),
-        slots: 4,
-        replaces: None,
         is_start: protocol >= 2,
-        rests: Vec::new(),
+        ..super::hello(name, offer())
     }
 }
 
@@ -172,7 +167,6 @@ async fn what_an_agent_was_told_outlives_the_server_and_not_a_new_start() {
     );
     let again = NewSession {
         is_start: false,
-        rests: Vec::new(),
         ..hello("mira", "host", PROTOCOL)
     };
     agent.session = client.open_session(&again).await.unwrap().session_id;
@@ -234,4 +228,61 @@ async fn the_protocol_before_is_spoken_and_no_other() {
     );
     assert_eq!(world.client.agent("mira").await.unwrap().drain, None);
     assert_eq!(listen(&agent, Vec::new(), false).await.drain, None);
+}
+
+/// Two processes of one name on one host and with two homes would end each other's sessions.
+#[tokio::test]
+async fn a_name_is_one_homes_for_as_long_as_its_agent_is_there() {
+    let world = World::new().await;
+    let of = |home: &str, is_start| NewSession {
+        home: Some(home.to_owned()),
+        is_start,
+        ..hello("mira", "nas", PROTOCOL)
+    };
+    let opens = async |home: &str, is_start| world.client.open_session(&of(home, is_start)).await;
+    let first = opens("one", true).await.unwrap();
+    let Err(ClientError::Refused(refused)) = opens("two", true).await else {
+        panic!("two agents are one");
+    };
+    assert_eq!(
+        (&*refused.code, &*refused.message),
+        (
+            "agent-exists",
+            "the agent `mira` of the host `nas` is here already, with another WAFT_HOME, since \
+             2026-03-01T00:00:00Z"
+        )
+    );
+    // On another host it is another agent; the same home begins anew at once, as after `kill -9`; and who
+    // says nothing of a home is of an earlier version.
+    let elsewhere = NewSession {
+        hostname: "ox".to_owned(),
+        ..of("two", true)
+    };
+    let other = world.client.open_session(&elsewhere).await.unwrap();
+    assert_ne!(other.agent_id, first.agent_id);
+    let again = opens("one", true).await.unwrap();
+    assert_eq!(again.agent_id, first.agent_id);
+    let early = world
+        .client
+        .open_session(&hello("mira", "nas", PROTOCOL))
+        .await;
+    early.unwrap();
+    opens("one", true).await.unwrap();
+
+    // One that is gone leaves its name to others, and gets it back when they are gone.
+    world.clock.pass(Duration::from_secs(60));
+    let second = opens("two", true).await.unwrap();
+    assert_eq!(second.agent_id, first.agent_id);
+    assert_eq!(code(opens("one", false).await), "agent-exists");
+    let leave = Leave {
+        session_id: second.session_id,
+    };
+    world
+        .client
+        .leave(&leave, Duration::from_secs(1))
+        .await
+        .unwrap();
+    opens("one", false).await.unwrap();
+    let bad = of("", true);
+    assert_eq!(code(world.client.open_session(&bad).await), "value-bad");
 }

@@ -43,6 +43,7 @@ use waft::wire::{
     PROTOCOL, Poll, Registration, Report, ReportBatch, Reported, ResumeQuery, Slots, Transition,
 };
 
+use crate::kit::witness::hello;
 use crate::kit::world::server_panics;
 use crate::kit::{memory_folder, postgres};
 
@@ -137,15 +138,8 @@ impl World {
 
     async fn agent_saying(&self, name: &str, offer: Offer, replaces: Option<SessionId>) -> Agent {
         let new = NewSession {
-            name: name.to_owned(),
-            hostname: "host".to_owned(),
-            version: "0.1.0".to_owned(),
-            protocol: PROTOCOL,
-            offer,
-            slots: 4,
             replaces,
-            is_start: true,
-            rests: Vec::new(),
+            ..hello(name, offer)
         };
         let session = self.client.open_session(&new).await.unwrap();
         Agent {

@@ -18,17 +18,7 @@ async fn a_server_that_goes_down_answers_whoever_waits_and_comes_back_with_every
     };
     client.create_project(&project).await.unwrap();
     client.register("demo", &registration("etl")).await.unwrap();
-    let new = NewSession {
-        name: "mira".to_owned(),
-        hostname: "host".to_owned(),
-        version: "0.1.0".to_owned(),
-        protocol: PROTOCOL,
-        offer: offer(),
-        slots: 1,
-        replaces: None,
-        is_start: true,
-        rests: Vec::new(),
-    };
+    let new = hello("mira", offer());
     let session_id = client.open_session(&new).await.unwrap().session_id;
     let waiting = {
         let client = client.clone();

@@ -62,6 +62,10 @@ pub(super) async fn open_session(
     checked_labels(&new.offer.labels)?;
     let is_text =
         |text: &str, most| (1..=most).contains(&text.len()) && !text.contains(char::is_control);
+    if new.home.as_ref().is_some_and(|home| !is_text(home, 64)) {
+        let message = "`home` is empty, too long or not a plain text";
+        return Err(ApiError::new(Code::ValueBad, message));
+    }
     if !is_text(&new.hostname, 255) || !is_text(&new.version, 64) {
         let message = "`hostname` or `version` is empty, too long or not a plain text";
         return Err(ApiError::new(Code::ValueBad, message));
@@ -88,10 +92,17 @@ pub(super) async fn open_session(
         SessionId::at(now.as_microsecond(), rand::random()),
     );
     let (realm, memory) = (access.realm.word(), app.db.memory.clone());
+    let itself = app.clone();
     let (agent_id, taken) = app
         .db
         .write(move |tx| {
             Box::pin(async move {
+                if let Some(kept) = agent::take(tx, &realm, &new).await? {
+                    let lease_now = itself.lease_now(tx).await?;
+                    if itself.is_anothers(&kept, new.home.as_deref(), lease_now) {
+                        return Err(anothers(&kept));
+                    }
+                }
                 let dead = match new.replaces {
                     Some(last) => agent::in_session(tx, &realm, &new, last).await?,
                     None => None,
@@ -119,6 +130,18 @@ pub(super) async fn open_session(
         lease_seconds: app.lease.as_secs() as u32,
         protocol,
     }))
+}
+
+/// Refuses a name that an agent of another `WAFT_HOME` has.
+fn anothers(kept: &agent::Kept) -> ApiError {
+    let message = format!(
+        "the agent `{}` of the host `{}` is here already, with another WAFT_HOME, since {}",
+        kept.name, kept.hostname, kept.begun_at
+    );
+    ApiError::new(Code::AgentExists, message).hint(
+        "--name NAME gives this one a name of its own; if the other was ended just now: again in \
+         ten seconds",
+    )
 }
 
 /// Notes when an agent looks again at the roots that rest, by the server's time.

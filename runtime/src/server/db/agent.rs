@@ -44,6 +44,10 @@ pub struct Kept {
     pub has_left: bool,
     /// When it was last there, in lease time, as other servers of the database have noted it.
     pub heard_at: Timestamp,
+    /// The word of its `WAFT_HOME`.
+    pub home: Option<String>,
+    /// When its process began.
+    pub begun_at: Timestamp,
 }
 
 fn kept(row: &Row) -> Result<Kept, DbError> {
@@ -62,6 +66,8 @@ fn kept(row: &Row) -> Result<Kept, DbError> {
         drain: row.get::<Option<String>>(10)?.map(|word| drain_of(&word)),
         has_left: row.get(11)?,
         heard_at: row.get(12)?,
+        home: row.get(13)?,
+        begun_at: row.get(14)?,
     })
 }
 
@@ -69,7 +75,7 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT id, realm, name, hostname, session_id, version, protocol, offer, slots, ",
-            "seen_at, drain, has_left, heard_at FROM agent ",
+            "seen_at, drain, has_left, heard_at, home, begun_at FROM agent ",
             $rest
         )
     };
@@ -89,6 +95,16 @@ pub async fn in_session(
     row.map(|row| row.get(0)).transpose()
 }
 
+/// Finds the agent of a realm, name and host, and keeps it as it is until the transaction ends.
+pub async fn take(tx: &mut Tx, realm: &str, new: &NewSession) -> Result<Option<Kept>, DbError> {
+    let sql = Sql {
+        sqlite: select!("WHERE realm = $1 AND name = $2 AND hostname = $3"),
+        postgres: select!("WHERE realm = $1 AND name = $2 AND hostname = $3 FOR UPDATE"),
+    };
+    let row = tx.row(sql, args![realm, &new.name, &new.hostname]).await?;
+    row.map(|row| kept(&row)).transpose()
+}
+
 /// Opens a session: the agent of this realm, name and host gets a new one, and keeps its id. What it
 /// was told from afar it keeps only if the process goes on that was told.
 pub async fn open(
@@ -99,12 +115,13 @@ pub async fn open(
     at: Timestamp,
 ) -> Result<AgentId, DbError> {
     let sql = "INSERT INTO agent (id, realm, name, hostname, session_id, version, protocol, offer, \
-               slots, created_at, seen_at) \
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10) \
+               slots, created_at, seen_at, begun_at, home) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10, $10, $12) \
                ON CONFLICT (realm, name, hostname) DO UPDATE SET session_id = excluded.session_id, \
                version = excluded.version, protocol = excluded.protocol, offer = excluded.offer, \
                slots = excluded.slots, seen_at = excluded.seen_at, has_left = FALSE, \
-               drain = CASE WHEN $11 THEN NULL ELSE agent.drain END \
+               drain = CASE WHEN $11 THEN NULL ELSE agent.drain END, home = excluded.home, \
+               begun_at = CASE WHEN $11 THEN excluded.begun_at ELSE agent.begun_at END \
                RETURNING id";
     let args = args![
         ids.0,
@@ -118,6 +135,7 @@ pub async fn open(
         new.slots,
         at,
         new.is_start || new.protocol < DRAIN_PROTOCOL,
+        new.home.as_deref(),
     ];
     tx.row(sql, args).await?.ok_or(DbError::Raced)?.get(0)
 }

@@ -61,6 +61,11 @@ const OF_FILES: &[Step] = &[
         "people",
         include_str!("../../../migrations/sqlite/0008_people.sql"),
     ),
+    (
+        9,
+        "home",
+        include_str!("../../../migrations/sqlite/0009_home.sql"),
+    ),
 ];
 
 /// Every migration of a PostgreSQL database, by number.
@@ -94,6 +99,11 @@ const OF_POSTGRES: &[Step] = &[
         8,
         "people",
         include_str!("../../../migrations/postgres/0008_people.sql"),
+    ),
+    (
+        9,
+        "home",
+        include_str!("../../../migrations/postgres/0009_home.sql"),
     ),
 ];
 
