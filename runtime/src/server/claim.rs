@@ -45,6 +45,8 @@ pub(super) struct Claimed {
     pub(super) waited: Duration,
     /// Whether there may be more to claim at once.
     pub(super) is_cut: bool,
+    /// Whether a run was passed over that others had in hand.
+    pub(super) has_passed: bool,
     /// Whether the agent takes no more under this session, as another server was told.
     is_barred: bool,
     /// Runs that have to wait for a slot from now.
@@ -197,6 +199,7 @@ impl App {
                 .choose_all(tx, session, now, width, &room, &fence)
                 .await?;
             let sorted = sort_out(tx, chosen, &mut room, &mut fence, left, now, claimed).await?;
+            claimed.has_passed = fence.has_passed();
             let runs = self.hand_over(tx, session, sorted.free, now).await?;
             claimed.runs.extend(runs);
             if !sorted.has_more {

@@ -24,6 +24,7 @@ pub(super) struct Fence {
     projects: BTreeSet<ProjectId>,
     /// Lines that had fewer runs for this claim than there seemed to be.
     short: HashSet<Line>,
+    has_passed: bool,
 }
 
 /// Runs that nobody else takes or changes until the transaction ends.
@@ -42,12 +43,19 @@ impl Fence {
             flows: BTreeSet::new(),
             projects: BTreeSet::new(),
             short: HashSet::new(),
+            has_passed: false,
         }
     }
 
     /// Returns the versions of which no run is taken.
     pub(super) fn shunned(&self) -> &[FlowVersionId] {
         &self.shunned
+    }
+
+    /// Tells whether a run was passed over that somebody else had in hand: it may be left as it was, and
+    /// then nobody is woken for it.
+    pub(super) const fn has_passed(&self) -> bool {
+        self.has_passed
     }
 
     /// Tells whether others take the rest of a line.
@@ -129,6 +137,7 @@ impl Fence {
                     (one, is_safe)
                 }
             };
+            self.has_passed |= one.is_none();
             match one.filter(|_| is_safe) {
                 None => taken.has_more = true,
                 Some(one) if is_behind(tx, &one, now).await? => {}

@@ -1,5 +1,10 @@
 //! Runs that wait for a later attempt: nobody has them, and they go on when it is due.
 
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use waft::server::db::{DbError, flow_run};
 use waft::server::duty::timekeeper::end_overdue;
 
 use super::*;
@@ -206,4 +211,50 @@ async fn a_run_that_nobody_takes_is_late_half_a_minute_after_it_was_due() {
         ..ListQuery::default()
     };
     assert_eq!(code(world.client.list_flow_runs(&odd).await), "query-bad");
+}
+
+/// Whoever had the run in hand leaves it as it was, and tells nobody.
+#[tokio::test]
+async fn a_run_that_another_had_in_hand_for_a_moment_is_looked_at_again() {
+    let world = World::new().await;
+    world.register("etl").await;
+    let (mira, tom) = (world.agent("mira").await, world.agent("tom").await);
+    let run = world.create("etl").await.id;
+    let hold = Arc::new([Notify::new(), Notify::new()]);
+    let held = {
+        let (db, hold) = (world.app.db.clone(), hold.clone());
+        tokio::spawn(async move {
+            let held = db.write(move |tx| {
+                Box::pin(async move {
+                    flow_run::read(tx, [run]).await?;
+                    hold[0].notify_one();
+                    hold[1].notified().await;
+                    Err::<(), _>(DbError::Closed)
+                })
+            });
+            held.await
+        })
+    };
+    hold[0].notified().await;
+    let passes = async {
+        while world.app.waiting_polls() == 0 {
+            tokio::task::yield_now().await;
+        }
+        // A file has one writer, and whoever claims waits for it.
+        for _ in 0..if ON_POSTGRES { 3 } else { 0 } {
+            assert!(tom.poll(1).await.is_empty());
+        }
+        hold[1].notify_one();
+        let ended = held.await.unwrap();
+        assert!(matches!(ended, Err(DbError::Closed)), "{ended:?}");
+        loop {
+            world.clock.pass(Duration::from_millis(10));
+            tokio::task::yield_now().await;
+        }
+    };
+    let claimed = tokio::select! {
+        claimed = mira.poll_waiting(1, 30) => claimed,
+        () = passes => unreachable!("time passes for ever"),
+    };
+    assert_eq!(claimed.len(), 1, "it waited for the next poll");
 }

@@ -4,6 +4,7 @@ pub mod fleet;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json as Answered;
 use axum::extract::State;
@@ -44,6 +45,9 @@ const REST_CHARS_MAX: usize = 500;
 const DAY_SECONDS: u32 = 24 * 60 * 60;
 /// Most segments that an agent is asked to delete at one time.
 const DELETE_MAX: usize = 100;
+/// When a poll looks again that passed over a run which others had in hand, and the longest of these pauses.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+const LOOK_AGAIN_MAX: Duration = Duration::from_secs(1);
 /// A claim that its agent does not know of so long afterwards has not reached it.
 const UNDELIVERED: SignedDuration = SignedDuration::from_secs(5);
 
@@ -245,6 +249,7 @@ pub(super) async fn poll(
             waited_ms: 0,
         }));
     }
+    let mut pause = LOOK_AGAIN;
     loop {
         let place = app.waiting.enter(session.clone());
         // Never cut short: what it claims must reach the agent.
@@ -255,7 +260,22 @@ pub(super) async fn poll(
             flow_runs: claimed.runs,
             waited_ms: u64::try_from(claimed.waited.as_millis()).unwrap_or(u64::MAX),
         };
-        if claims.flow_runs.is_empty() && claimed.is_cut {
+        if claims.flow_runs.is_empty() && claimed.is_cut && !claimed.has_passed {
+            place.heard();
+            continue;
+        }
+        if claims.flow_runs.is_empty() && claimed.has_passed {
+            // Whoever had it in hand may leave it as it was, and says nothing then.
+            let again = async {
+                tokio::select! {
+                    () = place.woken() => {}
+                    () = app.clock.sleep(pause) => {}
+                }
+            };
+            if !app.wait_for(again, end).await {
+                return Ok(Answered(claims));
+            }
+            pause = (pause * 2).min(LOOK_AGAIN_MAX);
             place.heard();
             continue;
         }
