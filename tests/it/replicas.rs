@@ -2,6 +2,8 @@
 //!
 //! The first stories play with servers in this process, the last with the real program and `kill -9`.
 
+mod races;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};

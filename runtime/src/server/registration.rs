@@ -164,7 +164,7 @@ async fn refresh_places(tx: &mut Tx, memory: &Memory, version: &Version) -> Resu
     }
     // A run may need more than its version: labels of its own, or the root of its results.
     let mut changed = BTreeMap::new();
-    for old in flow_run::requirements(tx, version.id)
+    for old in flow_run::take_requirements(tx, version.id)
         .await?
         .into_iter()
         .chain([own])

@@ -2,7 +2,7 @@
 
 use super::DbError;
 use super::flow_version::Version;
-use super::sql::Many;
+use super::sql::{Many, Sql};
 use super::tx::{Arg, Tx, args};
 use crate::model::id::FlowRunId;
 use crate::model::run::{Level, LogLine, TaskRunKey};
@@ -70,11 +70,16 @@ pub async fn list(
         .collect()
 }
 
+pub(super) const LAST: Sql = Sql {
+    sqlite: "SELECT level, text FROM log_line INDEXED BY log_line_of_run \
+             WHERE flow_run_id = $1 AND task IS NULL ORDER BY number DESC LIMIT 1",
+    postgres: "SELECT level, text FROM log_line \
+               WHERE flow_run_id = $1 AND task IS NULL ORDER BY number DESC LIMIT 1",
+};
+
 /// Returns what was said last of a run as a whole, if it was a warning.
 pub async fn last_warning(tx: &mut Tx, run: FlowRunId) -> Result<Option<String>, DbError> {
-    let sql = "SELECT level, text FROM log_line WHERE flow_run_id = $1 AND task IS NULL \
-               ORDER BY number DESC LIMIT 1";
-    let Some(row) = tx.row(sql, args![run]).await? else {
+    let Some(row) = tx.row(LAST, args![run]).await? else {
         return Ok(None);
     };
     let level: u32 = row.get(0)?;

@@ -406,4 +406,21 @@ mod tests {
             }
         }
     }
+
+    /// A run may have said half a million lines, and all but a few of its tasks.
+    #[tokio::test]
+    async fn what_a_run_said_last_is_found_past_what_its_tasks_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::open(&folder.path().join("waft.db").into())
+            .await
+            .unwrap();
+        let mut reader = db.reader().await.unwrap();
+        let explain: &'static str = format!("EXPLAIN QUERY PLAN {}", log_line::LAST.sqlite).leak();
+        let steps = reader.rows(explain, args![]).await.unwrap();
+        let steps: Vec<String> = steps.iter().map(|row| row.get(3).unwrap()).collect();
+        assert_eq!(
+            steps,
+            ["SEARCH log_line USING INDEX log_line_of_run (flow_run_id=?)"]
+        );
+    }
 }

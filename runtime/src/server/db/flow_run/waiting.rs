@@ -9,13 +9,14 @@ use crate::server::db::DbError;
 use crate::server::db::sql::{Many, Sql};
 use crate::server::db::tx::{Tx, args};
 
-/// Lists the requirements of a version's runs that are not over.
-pub async fn requirements(tx: &mut Tx, version: FlowVersionId) -> Result<Vec<i64>, DbError> {
+/// Lists the requirements of a version's runs that are not over, and keeps everybody else from changing
+/// them until this transaction ends: a run that comes back meanwhile may get one of its own.
+pub async fn take_requirements(tx: &mut Tx, version: FlowVersionId) -> Result<Vec<i64>, DbError> {
     let sql = Sql {
         sqlite: "SELECT DISTINCT requirement_id FROM flow_run INDEXED BY flow_run_live \
                  WHERE ended_at IS NULL AND flow_version_id = $1",
-        postgres: "SELECT DISTINCT requirement_id FROM flow_run \
-                   WHERE ended_at IS NULL AND flow_version_id = $1",
+        postgres: "SELECT DISTINCT requirement_id FROM (SELECT requirement_id FROM flow_run \
+                   WHERE ended_at IS NULL AND flow_version_id = $1 ORDER BY id FOR UPDATE) own",
     };
     let rows = tx.rows(sql, args![version]).await?;
     rows.iter().map(|row| row.get(0)).collect()
