@@ -331,6 +331,8 @@ impl App {
         if chosen.is_empty() {
             return Ok(Vec::new());
         }
+        // Here, so that claims of one transaction do not all serve the same project. One that is undone and
+        // run again has given a turn away, and no run.
         self.turns
             .note(chosen.iter().map(|one| one.standing.project_id));
         let claimed_at = self.lease_now(tx).await?;

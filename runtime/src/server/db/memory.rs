@@ -62,7 +62,10 @@ impl Memory {
             return Ok(known);
         }
         let read = requirement::read(tx, id).await?;
-        locked(&self.0.fresh).push(id);
+        // PostgreSQL gives no number twice, so there it is true whatever becomes of the transaction.
+        if !tx.is_shared() {
+            locked(&self.0.fresh).push(id);
+        }
         Ok(remember(&self.0.requirements, id, read))
     }
 
