@@ -266,3 +266,43 @@ async fn who_may_decide_and_about_what() {
     let known = world.client.task_runs(run.id, &ListQuery::default()).await;
     assert_eq!(known.unwrap().items[0].state, State::Cancelled);
 }
+
+/// It would take a task run that waits for a person for one that nobody has begun.
+#[tokio::test]
+async fn an_agent_that_knows_no_questions_is_given_no_run_with_one() {
+    let world = World::new().await;
+    world.register("etl").await;
+    let run = world.create("etl").await;
+    let mira = world.agent("mira").await;
+    let claimed = mira.claims().await;
+    let mut told = vec![flow(Event::Start)];
+    told.extend(asks("fetch"));
+    mira.tell(lease(&claimed), told).await;
+    world.clock.pass(LEASE + Duration::from_secs(1));
+    world.rescue().await;
+    assert_eq!(world.run(run.id).await.state, State::Scheduled);
+
+    let other = world.create("etl").await;
+    let old = NewSession {
+        protocol: 1,
+        is_start: false,
+        ..hello("old", offer())
+    };
+    let opened = world.client.open_session(&old).await.unwrap();
+    let old = Agent {
+        client: world.client.clone(),
+        id: opened.agent_id,
+        session: opened.session_id,
+        numbers: AtomicU64::new(0),
+    };
+    let given: Vec<_> = old.poll(9).await;
+    let given: Vec<_> = given.iter().map(|run| run.flow_run_id).collect();
+    assert_eq!(given, [other.id]);
+    let explained = format!("{:?}", world.client.explain(run.id).await.unwrap());
+    assert!(explained.contains("protocol:2"), "{explained}");
+    // Nor when it is decided: it does not read decisions.
+    world.client.decide(run.id, &approves(None)).await.unwrap();
+    assert!(old.poll(9).await.is_empty());
+    let mira = world.agent("mira").await;
+    assert_eq!(mira.claims().await.flow_run_id, run.id);
+}

@@ -90,6 +90,10 @@ pub(super) async fn open_session(
     let now = app.clock.now();
     // Whatever it says there: instants are the server's.
     new.offer.resting = resting(std::mem::take(&mut new.rests), now);
+    // Whatever it says there: what it speaks was agreed upon.
+    let abilities = &mut new.offer.abilities;
+    abilities.retain(|ability| !ability.starts_with("protocol:"));
+    abilities.extend((1..=protocol).map(agent::ability));
     let is_start = new.is_start || protocol < agent::DRAIN_PROTOCOL;
     let ids = (
         AgentId::at(now.as_microsecond(), rand::random()),

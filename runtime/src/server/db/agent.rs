@@ -15,6 +15,15 @@ use crate::wire::{AgentRun, AgentsGone, Drain, NewSession};
 /// The first protocol of agents that can be told from afar to end.
 pub const DRAIN_PROTOCOL: u32 = 2;
 
+/// The first protocol of agents that know that a task run may wait for a person.
+pub const PEOPLE_PROTOCOL: u32 = 2;
+
+/// Returns the ability of whoever speaks a protocol.
+#[must_use]
+pub fn ability(protocol: u32) -> String {
+    format!("protocol:{protocol}")
+}
+
 /// An agent as it is kept.
 #[derive(Clone, Debug)]
 pub struct Kept {

@@ -32,7 +32,7 @@ use crate::model::schedule::Overlap;
 use crate::model::state::{Event, Refusal, State};
 use crate::wire::LeaseKey;
 
-pub use claimed::{Claimant, pin_results};
+pub use claimed::{Claimant, pin};
 pub use ending::{cancel, end_left, end_tasks};
 pub use line::{Candidate, Head, heads, line, take, take_these};
 #[cfg(test)]

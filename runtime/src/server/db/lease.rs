@@ -126,7 +126,7 @@ pub async fn release(
         }
     }
     match run.state {
-        State::Scheduled => flow_run::pin_results(tx, memory, run).await,
+        State::Scheduled => flow_run::pin(tx, memory, run).await,
         _ => flow_run::end_left(tx, run, moved).await,
     }
 }

@@ -354,7 +354,7 @@ impl<'a> Sheet<'a> {
                 let own = self.changed_tasks.iter().filter(|key| key.0 == *id);
                 let own = own.filter_map(|key| Some((*key, self.tasks.get(key)?.clone())));
                 task_run::put(tx, own.collect::<Vec<_>>()).await?;
-                flow_run::pin_results(tx, memory, run).await?;
+                flow_run::pin(tx, memory, run).await?;
                 if run.state == State::Paused {
                     flow_run::resume_decided(tx, run, self.now).await?;
                 }

@@ -271,6 +271,13 @@ pub(super) async fn read_paused(tx: &mut Tx, run: FlowRunId) -> Result<Vec<(Key,
     rows.iter().map(kept).collect()
 }
 
+/// Tells whether a task run of a run waits for a person, or has something that one decided.
+pub(super) async fn is_of_people(tx: &mut Tx, run: FlowRunId) -> Result<bool, DbError> {
+    let sql = "SELECT 1 FROM task_run WHERE flow_run_id = $1 \
+               AND (state = 'Paused' OR decision IS NOT NULL) LIMIT 1";
+    Ok(tx.row(sql, args![run]).await?.is_some())
+}
+
 /// Returns the messages and denials of failed task runs that were denied something; not all of many.
 pub(in crate::server) async fn denied(
     tx: &mut Tx,

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::{Move, Standing};
 use crate::model::id::{AgentId, SessionId};
 use crate::model::state::{Event, Refusal};
+use crate::server::db::agent::{self, PEOPLE_PROTOCOL};
 use crate::server::db::memory::Memory;
 use crate::server::db::tx::Tx;
 use crate::server::db::{DbError, requirement, task_run};
@@ -46,17 +47,19 @@ impl Standing {
     }
 }
 
-/// Makes a run that waits again require the root that the results of its finished tasks lie in.
-pub async fn pin_results(tx: &mut Tx, memory: &Memory, run: &mut Standing) -> Result<(), DbError> {
-    let Some(result) = task_run::newest_result(tx, run.id).await? else {
-        return Ok(());
-    };
+/// Makes a run that waits again require what it needs to go on: the root that the results of its finished
+/// tasks lie in, and an agent that knows that a task run may wait for a person.
+pub async fn pin(tx: &mut Tx, memory: &Memory, run: &mut Standing) -> Result<(), DbError> {
     let known = memory.requirement(tx, run.requirement_id).await?;
-    if known.results_root.as_ref() == Some(&result.root) {
-        return Ok(());
+    let mut needed = (*known).clone();
+    if let Some(result) = task_run::newest_result(tx, run.id).await? {
+        needed.results_root = Some(result.root);
     }
-    let mut changed = (*known).clone();
-    changed.results_root = Some(result.root);
-    run.requirement_id = requirement::intern(tx, &changed).await?;
+    if task_run::is_of_people(tx, run.id).await? {
+        needed.abilities.insert(agent::ability(PEOPLE_PROTOCOL));
+    }
+    if needed != *known {
+        run.requirement_id = requirement::intern(tx, &needed).await?;
+    }
     Ok(())
 }

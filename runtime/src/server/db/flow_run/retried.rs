@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Move, apply, pin_results, read};
+use super::{Move, apply, pin, read};
 use crate::model::id::FlowRunId;
 use crate::model::state::{Event, State};
 use crate::server::db::DbError;
@@ -64,7 +64,7 @@ pub async fn keep(
         rows.push(((new, place, index), task));
     }
     task_run::put(tx, rows).await?;
-    pin_results(tx, memory, &mut run).await?;
+    pin(tx, memory, &mut run).await?;
     apply(tx, vec![run]).await?;
     segment::touch(tx, memory, used, at).await
 }
