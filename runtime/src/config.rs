@@ -159,13 +159,13 @@ pub struct Flows {
 #[serde(deny_unknown_fields, default)]
 pub struct FlowDefaults {
     /// Where artifacts go.
-    pub storage: Place,
+    pub storage: DefaultStorage,
 }
 
 /// The section `[flows.defaults.storage]`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Place {
+pub struct DefaultStorage {
     /// A storage root; `$WAFT_HOME/flows` unless given.
     pub root: Option<String>,
 }

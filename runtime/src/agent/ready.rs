@@ -66,19 +66,19 @@ pub(crate) struct Shelf {
     cache: ArtifactCache,
     artifact_max: u64,
     clock: Clock,
-    places: Mutex<Places>,
+    contents: Mutex<Contents>,
 }
 
 /// An artifact under one registered definition; two versions of a command may share an artifact.
 type Key = (Digest, Digest);
 
 #[derive(Default)]
-struct Places {
-    by_key: HashMap<Key, Place>,
+struct Contents {
+    by_key: HashMap<Key, Shelved>,
     uses: u64,
 }
 
-struct Place {
+struct Shelved {
     ready: Arc<OnceCell<Ready>>,
     last_use: u64,
     touched_at: Monotonic,
@@ -98,7 +98,7 @@ impl Shelf {
             cache,
             artifact_max,
             clock,
-            places: Mutex::default(),
+            contents: Mutex::default(),
         }
     }
 
@@ -110,12 +110,12 @@ impl Shelf {
         claimed: &ClaimedRun,
         step: &watch::Sender<Step>,
     ) -> Result<Ready, Unready> {
-        let place = self.place((claimed.artifact, claimed.definition_hash));
-        if !place.initialized() {
+        let shelved = self.shelved((claimed.artifact, claimed.definition_hash));
+        if !shelved.initialized() {
             // Said also by those who wait for another run to do it.
             step.send_replace(Step::Fetching);
         }
-        let ready = place.get_or_try_init(|| self.make(claimed, step)).await?;
+        let ready = shelved.get_or_try_init(|| self.make(claimed, step)).await?;
         Ok(ready.clone())
     }
 
@@ -218,27 +218,27 @@ impl Shelf {
         });
     }
 
-    /// Returns the place of a component, empty if nobody has asked for it yet.
-    fn place(&self, key: Key) -> Arc<OnceCell<Ready>> {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        places.uses += 1;
-        let now = places.uses;
+    /// Returns what is shelved of a component, empty if nobody has asked for it yet.
+    fn shelved(&self, key: Key) -> Arc<OnceCell<Ready>> {
+        let mut contents = self.contents.lock().unwrap_or_else(PoisonError::into_inner);
+        contents.uses += 1;
+        let now = contents.uses;
         let passed = self.clock.monotonic();
-        let place = places.by_key.entry(key).or_insert_with(|| Place {
+        let one = contents.by_key.entry(key).or_insert_with(|| Shelved {
             ready: Arc::default(),
             last_use: now,
             touched_at: passed,
         });
-        place.last_use = now;
-        let ready = place.ready.clone();
-        if ready.initialized() && passed.since(place.touched_at) >= TOUCH_EVERY {
-            place.touched_at = passed;
+        one.last_use = now;
+        let ready = one.ready.clone();
+        if ready.initialized() && passed.since(one.touched_at) >= TOUCH_EVERY {
+            one.touched_at = passed;
             self.touch(key.0);
         }
-        if places.by_key.len() > READY_MAX {
-            let oldest = places.by_key.iter().min_by_key(|(_, place)| place.last_use);
+        if contents.by_key.len() > READY_MAX {
+            let oldest = contents.by_key.iter().min_by_key(|(_, one)| one.last_use);
             if let Some(oldest) = oldest.map(|(key, _)| *key) {
-                places.by_key.remove(&oldest);
+                contents.by_key.remove(&oldest);
             }
         }
         ready

@@ -116,9 +116,9 @@ impl Fence {
         let mut places = Vec::new();
         let mut free = 0;
         for one in &chosen {
-            let place = Place::of(one, room);
-            free += usize::from(matches!(place, Place::Line(_)));
-            if free <= count || matches!(place, Place::Own(_)) {
+            let place = Source::of(one, room);
+            free += usize::from(matches!(place, Source::Line(_)));
+            if free <= count || matches!(place, Source::Own(_)) {
                 places.push(place);
             }
         }
@@ -126,12 +126,12 @@ impl Fence {
         let mut own = take_own(tx, &places).await?;
         for place in places {
             let (one, is_safe) = match place {
-                Place::Line(line) => {
+                Source::Line(line) => {
                     let one = lines.get_mut(&line).and_then(VecDeque::pop_front);
                     let is_safe = one.as_ref().is_some_and(|one| is_free(one, room));
                     (one, is_safe)
                 }
-                Place::Own(id) => {
+                Source::Own(id) => {
                     let one = own.remove(&id);
                     let is_safe = one.as_ref().is_some_and(|one| self.is_around(one, room));
                     (one, is_safe)
@@ -151,12 +151,12 @@ impl Fence {
     async fn take_lines(
         &mut self,
         tx: &mut Tx,
-        places: &[Place],
+        places: &[Source],
         now: Timestamp,
     ) -> Result<HashMap<Line, VecDeque<Candidate>>, DbError> {
         let mut counts: BTreeMap<Line, u32> = BTreeMap::new();
         for place in places {
-            if let Place::Line(line) = place {
+            if let Source::Line(line) = place {
                 *counts.entry(*line).or_default() += 1;
             }
         }
@@ -176,14 +176,14 @@ impl Fence {
 type Line = (i64, i32);
 
 /// Where a run is taken from.
-enum Place {
+enum Source {
     /// A line, whichever of its runs is to be had.
     Line(Line),
     /// Nowhere else: it is this one.
     Own(FlowRunId),
 }
 
-impl Place {
+impl Source {
     fn of(one: &Candidate, room: &Room) -> Self {
         match one.standing.state == State::Scheduled && is_free(one, room) {
             true => Self::Line((one.standing.requirement_id, one.rank)),
@@ -215,10 +215,13 @@ async fn is_behind(tx: &mut Tx, one: &Candidate, now: Timestamp) -> Result<bool,
     Ok(before.is_some())
 }
 
-async fn take_own(tx: &mut Tx, places: &[Place]) -> Result<HashMap<FlowRunId, Candidate>, DbError> {
+async fn take_own(
+    tx: &mut Tx,
+    places: &[Source],
+) -> Result<HashMap<FlowRunId, Candidate>, DbError> {
     let ids = places.iter().filter_map(|place| match place {
-        Place::Own(id) => Some(*id),
-        Place::Line(_) => None,
+        Source::Own(id) => Some(*id),
+        Source::Line(_) => None,
     });
     let runs = flow_run::take_these(tx, ids).await?;
     Ok(runs.into_iter().map(|one| (one.standing.id, one)).collect())

@@ -36,8 +36,8 @@ impl Waiter {
     }
 }
 
-/// A place in the line. Dropping it leaves the line, and passes on what it was woken for.
-pub(super) struct Place {
+/// A spot in the line. Dropping it leaves the line, and passes on what it was woken for.
+pub(super) struct Spot {
     waiting: Waiting,
     waiter: Arc<Waiter>,
 }
@@ -53,9 +53,9 @@ impl Presence {
 }
 
 impl Waiting {
-    /// Takes a place at the end of the line. What is announced from now on is heard, so look for
+    /// Takes a spot at the end of the line. What is announced from now on is heard, so look for
     /// work after this.
-    pub(super) fn enter(&self, session: Arc<Session>) -> Place {
+    pub(super) fn enter(&self, session: Arc<Session>) -> Spot {
         let waiter = Arc::new(Waiter {
             session,
             bell: Notify::new(),
@@ -64,7 +64,7 @@ impl Waiting {
         });
         let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         line.push_back(waiter.clone());
-        Place {
+        Spot {
             waiting: self.clone(),
             waiter,
         }
@@ -126,7 +126,7 @@ impl Waiting {
     }
 }
 
-impl Place {
+impl Spot {
     /// Waits to be woken.
     pub(super) async fn woken(&self) {
         self.waiter.bell.notified().await;
@@ -143,7 +143,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Spot {
     fn drop(&mut self) {
         self.waiter.is_gone.store(true, Ordering::Relaxed);
         {
@@ -198,7 +198,7 @@ mod tests {
         }
 
         /// Lets a new agent that offers a label stand at the end.
-        fn enter(&mut self, label: &str) -> Place {
+        fn enter(&mut self, label: &str) -> Spot {
             self.count += 1;
             let offer = Offer {
                 labels: Labels::from_iter([label]),
@@ -220,7 +220,7 @@ mod tests {
     }
 
     /// Tells whether it was woken and has not noticed yet.
-    fn is_woken(place: &Place) -> bool {
+    fn is_woken(place: &Spot) -> bool {
         place.woken().now_or_never().is_some()
     }
 
@@ -241,7 +241,7 @@ mod tests {
     fn who_has_declined_something_a_moment_ago_is_woken_beside_the_next() {
         let mut line = Line::new();
         let (first, second) = (line.enter("gpu"), line.enter("gpu"));
-        let shun = |place: &Place, now| {
+        let shun = |place: &Spot, now| {
             let version = FlowVersionId::at(0, 1);
             place.waiter.session.shun(version, String::new(), now);
         };

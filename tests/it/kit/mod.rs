@@ -10,6 +10,7 @@ pub(crate) mod preload;
 pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod servers;
+pub(crate) mod terminal;
 pub(crate) mod transcript;
 pub(crate) mod wait;
 pub(crate) mod wal;

@@ -9,8 +9,9 @@ use serde_json::json;
 use waft::model::state::State;
 
 use super::*;
-use crate::kit::guests::{guest, servers};
+use crate::kit::guests::guest;
 use crate::kit::program::{Process, Processes, WAFT};
+use crate::kit::terminal::{Person, on_a_terminal};
 use crate::kit::witness::patient;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -230,30 +231,19 @@ async fn what_is_registered_meanwhile_is_not_deleted() {
     let wanted = keep(&std::fs::read(&hello).unwrap(), 30 * DAY);
     let young = keep(b"on its way", 6 * DAY);
     let old = keep(b"nobody's", 8 * DAY);
-    // What a pseudo terminal shows is read until the question stands there; then somebody registers, and says yes.
-    let pty = "import os, pty, subprocess, sys\n\
-               pid, fd = pty.fork()\n\
-               if pid == 0: os.execv(sys.argv[1], [sys.argv[1], 'storage', 'verify', sys.argv[2], '--delete'])\n\
-               shown = b''\n\
-               while b'delete 2 objects' not in shown: shown += os.read(fd, 65536)\n\
-               register = ['register', sys.argv[3], '--project', 'demo', '--storage', sys.argv[2]]\n\
-               subprocess.run([sys.argv[1], *register], check=True)\n\
-               os.write(fd, b'y\\n')\n\
-               try:\n\
-               \x20   while True: shown += os.read(fd, 65536)\n\
-               except OSError: pass\n\
-               os.waitpid(pid, 0)\n\
-               print(shown.decode())\n";
-    let mut command = std::process::Command::new(servers().unwrap().join("python/bin/python"));
-    command.args(["-c", pty, WAFT, &place, hello.to_str().unwrap()]);
-    for (name, value) in processes.waft([]).get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    let (out, err) = said(&command.output().unwrap());
-    assert!(out.contains("deleted 1 object"), "{out} {err}");
+    // While the question stands there, somebody registers.
+    let register = format!(
+        "{WAFT} register {} --project demo --storage {place}",
+        hello.display()
+    );
+    let person = Person {
+        asked: "delete 2 objects",
+        meanwhile: &register,
+    };
+    let words = ["storage", "verify", &place, "--delete"];
+
+    let out = on_a_terminal(&processes, &words, &[], person);
+    assert!(out.contains("deleted 1 object"), "{out}");
     for (path, is_there) in [(&wanted, true), (&young, true), (&old, false)] {
         assert_eq!(path.exists(), is_there, "{}: {out}", path.display());
     }

@@ -1,13 +1,12 @@
 //! What happens on the way: servers that die, freeze or change what they send, and how far it is.
 
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::left_over::padded;
 use super::*;
-use crate::kit::guests::servers;
-use crate::kit::program::{Processes, WAFT};
+use crate::kit::program::Processes;
 use crate::kit::servers::Front;
+use crate::kit::terminal::{Person, on_a_terminal};
 use crate::kit::witness::patient;
 
 const LEASE: Duration = Duration::from_secs(30);
@@ -122,37 +121,6 @@ async fn what_is_changed_on_the_way_is_damage() {
     }
 }
 
-/// Runs the program on a terminal, and returns all that it shows there.
-fn on_a_terminal(
-    processes: &Processes,
-    words: &[&str],
-    environment: &[(String, String)],
-) -> String {
-    // Python's own pseudo terminal: what is typed into it is nothing, what it shows goes to its output.
-    let pty = "import os, pty, sys\n\
-               code = pty.spawn(sys.argv[1:], lambda fd: os.read(fd, 65536))\n\
-               sys.exit(os.waitstatus_to_exitcode(code))\n";
-    let like = processes.waft(words.iter().copied());
-    let mut command = Command::new(servers().unwrap().join("python/bin/python"));
-    command
-        .args(["-c", pty, WAFT])
-        .args(words)
-        .stdin(Stdio::null());
-    for (name, value) in like.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    command
-        .env("TERM", "xterm")
-        .env_remove("NO_COLOR")
-        .env_remove("CI")
-        .envs(environment.iter().cloned());
-    let shown = command.output().unwrap();
-    String::from_utf8_lossy(&shown.stdout).into_owned()
-}
-
 /// Checks that a command that says nothing to a terminal draws no bar of that name.
 fn assert_plain(processes: &Processes, words: &[&str], store: &StorageServer, bar: &str) {
     let mut command = processes.waft(words.iter().copied());
@@ -178,7 +146,7 @@ async fn a_large_upload_shows_how_far_it_is_on_a_terminal_only() {
         &root,
         "--yes",
     ];
-    let shown = on_a_terminal(&processes, &words, &store.environment());
+    let shown = on_a_terminal(&processes, &words, &store.environment(), Person::default());
     assert!(shown.contains("registered demo/hello version 1"), "{shown}");
     assert!(shown.contains("storing"), "{shown}");
     assert!(shown.contains("/95.4"), "the whole size in {shown}");
@@ -209,7 +177,7 @@ async fn a_large_download_shows_how_far_it_is_on_a_terminal_only() {
     let front = Front::start(&format!("root {}; limit_rate 10m;", data.display())).await;
     let place = format!("http://{}/files/hello.wasm", front.address);
     let words = ["register", &place, "--project", "demo", "--yes"];
-    let shown = on_a_terminal(&processes, &words, &store.environment());
+    let shown = on_a_terminal(&processes, &words, &store.environment(), Person::default());
     assert!(shown.contains("registered demo/hello version 1"), "{shown}");
     assert!(shown.contains("fetching hello.wasm"), "{shown}");
     assert!(shown.contains("/19."), "the whole size in {shown}");

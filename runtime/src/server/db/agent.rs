@@ -80,7 +80,17 @@ fn kept(row: &Row) -> Result<Kept, DbError> {
     })
 }
 
+/// The agents that a realm sees, which is `$1` of [`Realm::own`].
+macro_rules! seen {
+    () => {
+        "WHERE (realm = $1 OR $1 IS NULL) "
+    };
+}
+
 macro_rules! select {
+    (seen $rest:literal) => {
+        concat!(select!(""), seen!(), $rest)
+    };
     ($rest:literal) => {
         concat!(
             "SELECT id, realm, name, hostname, session_id, version, protocol, offer, slots, ",
@@ -165,12 +175,10 @@ pub async fn list(
     limit: u32,
 ) -> Result<Vec<Kept>, DbError> {
     let sql = select!(
-        "WHERE (realm = $1 OR $1 IS NULL) \
-         AND ((name, id) > ($2, $3) OR $2 IS NULL) ORDER BY name, id LIMIT $4"
+        seen "AND ((name, id) > ($2, $3) OR $2 IS NULL) ORDER BY name, id LIMIT $4"
     );
-    let own = (*realm != Realm::All).then(|| realm.word());
     let (name, id) = after.unzip();
-    let rows = tx.rows(sql, args![own, name, id, limit]).await?;
+    let rows = tx.rows(sql, args![realm.own(), name, id, limit]).await?;
     rows.iter().map(kept).collect()
 }
 
@@ -182,11 +190,8 @@ pub async fn heard_since(
     since: Timestamp,
     limit: u32,
 ) -> Result<Vec<Kept>, DbError> {
-    let sql = select!(
-        "WHERE (realm = $1 OR $1 IS NULL) AND seen_at >= $2 ORDER BY seen_at DESC, id LIMIT $3"
-    );
-    let own = (*realm != Realm::All).then(|| realm.word());
-    let rows = tx.rows(sql, args![own, since, limit]).await?;
+    let sql = select!(seen "AND seen_at >= $2 ORDER BY seen_at DESC, id LIMIT $3");
+    let rows = tx.rows(sql, args![realm.own(), since, limit]).await?;
     rows.iter().map(kept).collect()
 }
 
@@ -196,10 +201,12 @@ pub async fn gone_since(
     realm: &Realm,
     since: Timestamp,
 ) -> Result<Option<AgentsGone>, DbError> {
-    let sql = "SELECT count(*), max(seen_at) FROM agent \
-               WHERE (realm = $1 OR $1 IS NULL) AND seen_at < $2";
-    let own = (*realm != Realm::All).then(|| realm.word());
-    let row = tx.row(sql, args![own, since]).await?;
+    let sql = concat!(
+        "SELECT count(*), max(seen_at) FROM agent ",
+        seen!(),
+        "AND seen_at < $2"
+    );
+    let row = tx.row(sql, args![realm.own(), since]).await?;
     let row = row.ok_or(DbError::Raced)?;
     let seen_at: Option<Timestamp> = row.get(1)?;
     let count = row.get(0)?;
@@ -215,13 +222,11 @@ pub async fn named(
     host: Option<&str>,
 ) -> Result<Vec<Kept>, DbError> {
     let sql = select!(
-        "WHERE (realm = $1 OR $1 IS NULL) \
-         AND (id = $2 OR (name = $3 AND (hostname = $4 OR $4 IS NULL))) \
-         ORDER BY seen_at DESC, id LIMIT 1000"
+        seen "AND (id = $2 OR (name = $3 AND (hostname = $4 OR $4 IS NULL))) \
+              ORDER BY seen_at DESC, id LIMIT 1000"
     );
-    let own = (*realm != Realm::All).then(|| realm.word());
     let id = name.parse::<AgentId>().ok();
-    let rows = tx.rows(sql, args![own, id, name, host]).await?;
+    let rows = tx.rows(sql, args![realm.own(), id, name, host]).await?;
     rows.iter().map(kept).collect()
 }
 

@@ -132,7 +132,7 @@ pub async fn share(tx: &mut Tx, id: FlowId) -> Result<(), DbError> {
 }
 
 /// What a registration needs to know of the flow before it.
-pub struct Before {
+pub struct Earlier {
     /// The flow's id.
     pub id: FlowId,
     /// Its current version.
@@ -146,7 +146,7 @@ pub async fn in_project(
     tx: &mut Tx,
     project: ProjectId,
     name: &str,
-) -> Result<Option<Before>, DbError> {
+) -> Result<Option<Earlier>, DbError> {
     let sql = Sql {
         sqlite: "SELECT id, flow_version_id, is_archived FROM flow \
                  WHERE project_id = $1 AND name = $2",
@@ -155,7 +155,7 @@ pub async fn in_project(
     };
     let row = tx.row(sql, args![project, name]).await?;
     row.map(|row| {
-        Ok(Before {
+        Ok(Earlier {
             id: row.get(0)?,
             flow_version_id: row.get(1)?,
             is_archived: row.get(2)?,

@@ -47,6 +47,11 @@ impl Realm {
         }
     }
 
+    /// Returns the word of a realm that sees only what has the same; none of one that sees everything.
+    pub(super) fn own(&self) -> Option<String> {
+        (*self != Self::All).then(|| self.word())
+    }
+
     /// Returns it as an argument of a statement of [`in_realm`]: null, or a JSON array of hex texts.
     pub(super) fn arg(&self) -> Arg {
         match self {
