@@ -21,9 +21,7 @@ use waft::clock::Clock;
 use waft::model::id::{FlowRunId, SessionId};
 use waft::model::run::{FlowRunMoved, Happening};
 use waft::model::state::{Event, State};
-use waft::wire::{
-    LeaseKey, ListQuery, Poll, Report as WireReport, ReportBatch,
-};
+use waft::wire::{LeaseKey, ListQuery, Poll, Report as WireReport, ReportBatch};
 
 use crate::kit::judge::{JUMP, judge};
 use crate::kit::postgres;

@@ -18,10 +18,10 @@ use waft::wire::NewProject;
 
 use super::disk::SmallDisk;
 use super::postgres;
+use super::preload::{Hand, keep_synced};
 pub(crate) use super::wait::free_port;
 use super::wait::patient;
 use super::witness::Witness;
-use super::preload::{Hand, keep_synced};
 use super::world::{PROJECT, registration};
 
 /// The program that is tested.
