@@ -136,20 +136,26 @@ async fn an_agent_outlasts_a_disk_that_is_full() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// Waits until it is said of a run that the agent cannot keep results.
+/// Waits until it is said of a run that the disk of the agent's results is full, and what helps.
 async fn waits_for_room(world: &Processes, id: FlowRunId) {
+    let last = Mutex::new(String::new());
     let told = async {
         loop {
             let explained = world.client.explain(id).await.unwrap();
-            let words = ["`mira`", "cannot keep results"];
-            if words.iter().all(|word| explained.summary.contains(word)) {
+            let words = format!("{} {:?}", explained.summary, explained.hints);
+            if ["`mira`", "results` is full", "df -h"]
+                .iter()
+                .all(|word| words.contains(word))
+            {
                 return;
             }
+            *last.lock().unwrap() = words;
             // Nobody can watch what is explained.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    patient("the agent to say what is wrong", told).await;
+    let told = tokio::time::timeout(Duration::from_secs(60), told).await;
+    assert!(told.is_ok(), "all that was said: {}", last.lock().unwrap());
 }
 
 /// Starts an agent whose home is on a disk.

@@ -218,7 +218,10 @@ fn epoch_faults(history: &[Transition]) -> Vec<String> {
 mod tests {
     use super::*;
 
-    /// What a test does to a history that is right.
+    /// What makes a history wrong that is right.
+    type Spoil = fn(&mut Case);
+
+    /// A run, as the judge is told of it.
     struct Case {
         id: FlowRunId,
         history: Vec<Transition>,
@@ -320,7 +323,7 @@ mod tests {
             faults(right.id, &right.history, right.end, Some(&right.begun)),
             none
         );
-        let wrongs: [(&str, fn(&mut Case)); 10] = [
+        let wrongs: [(&str, Spoil); 10] = [
             ("a transition is lost", |case| {
                 case.history.remove(3);
             }),
