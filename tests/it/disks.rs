@@ -370,7 +370,10 @@ async fn a_damaged_database_is_told_and_a_backup_helps() {
             std::fs::remove_file(&another).ok();
         }
     }
-    let restored = world.waft(["server", "restore", &backup]).output().unwrap();
+    let restored = world
+        .waft(["server", "restore", &backup, "--yes"])
+        .output()
+        .unwrap();
     assert!(restored.status.success(), "{restored:?}");
     world.start_server().await;
     let _mira = world.agent("mira");
