@@ -7,6 +7,7 @@
 mod call;
 mod error;
 mod flow;
+mod tag;
 
 use std::error::Error as _;
 use std::time::Duration;

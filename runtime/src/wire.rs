@@ -8,6 +8,7 @@ mod agent;
 mod change;
 mod decision;
 mod segment;
+mod tag;
 
 use std::collections::BTreeMap;
 
@@ -24,16 +25,20 @@ pub use crate::model::run::{FlowRunMoved, Happening, TaskRun, TaskRunMoved};
 use crate::model::run::{LogLine, ResultRef, TaskRunKey};
 use crate::model::state::{Event, State};
 
-pub use self::agent::{Agent, AgentRun, Drain, NewDrain, NewSession, Rest, Session};
+pub use self::agent::{
+    Agent, AgentRun, Drain, Listen, NewDrain, NewSession, Orders, Rest, Session,
+};
 pub use self::change::{ResumeQuery, Slots};
 pub use self::decision::{Cancelled, Decided, NewDecision, NewRetry};
 pub use self::segment::{Deletions, KeptSegment, Orphans, Segment, Sighted};
+pub use self::tag::{GivenSlots, LimitedTags, Tag};
 
 /// The protocol that agents and servers of this version speak; each accepts this and the one before.
 ///
 /// 1 is the first. 2 adds what drains an agent from afar: [`Orders::drain`], which is sent under no
 /// earlier one, and [`NewSession::is_start`]; and what an agent says of roots that are out of reach:
-/// [`NewSession::rests`] and [`Offer::results_away`]; and [`NewSession::home`].
+/// [`NewSession::rests`] and [`Offer::results_away`]; [`NewSession::home`]; and slots of tags:
+/// [`ClaimedRun::limited_tags`].
 pub const PROTOCOL: u32 = 2;
 
 /// Every refusal of the API.
@@ -547,10 +552,14 @@ pub struct ClaimedRun {
     /// Milliseconds since its start that do not count, since it waited for a person.
     #[serde(default)]
     pub stood_still_ms: u64,
-    /// Whether the server takes the run back while all that is left of it waits: for long, by a Rest, or for
-    /// a person, by a Pause. A server that knows neither says nothing here.
+    /// Whether the server takes the run back while all that is left of it waits: for long or for a slot, by a
+    /// Rest, or for a person, by a Pause. A server that knows neither says nothing here.
     #[serde(default)]
     pub is_taken_back: bool,
+    /// Those of its tags that have a number of slots: a task with one of them begins only when it was given a
+    /// slot of each ([`Orders::slots`]).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limited_tags: Vec<String>,
 }
 
 /// An agent renews its leases.
@@ -584,38 +593,6 @@ pub struct Renewed {
     /// finished before.
     #[serde(default)]
     pub lapsed: Vec<LeaseKey>,
-}
-
-/// An agent keeps a line open for what the server has to say, also without a free slot.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Listen {
-    /// Its session.
-    pub session_id: SessionId,
-    /// The runs it is at work on.
-    pub leases: Vec<LeaseKey>,
-    /// Whether it takes no more runs: said again with each call, since a server that was started anew
-    /// has forgotten it.
-    #[serde(default)]
-    pub has_left: bool,
-    /// Seconds to wait if there is nothing, 0 to 30.
-    pub wait_seconds: u32,
-}
-
-/// What the server has to say.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
-pub struct Orders {
-    /// Runs to cancel.
-    pub cancel: Vec<LeaseKey>,
-    /// Segments of results to delete, under roots that the agent offers: nobody needs them any more.
-    #[serde(default)]
-    pub delete: Vec<Segment>,
-    /// What people have decided about task runs; said until it is reported that it was heard.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub decisions: Vec<Decided>,
-    /// That the agent takes no more runs and ends; said until it does, under protocol 2 and later.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub drain: Option<Drain>,
 }
 
 /// What happened to an agent's runs, in order.

@@ -38,5 +38,6 @@ mod server;
 mod server_on_postgres;
 mod storages;
 mod storm;
+mod tags;
 mod tidy;
 mod waits;

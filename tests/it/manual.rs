@@ -37,6 +37,7 @@ transcripts! {
     secret "secret.md"
     server "server.md"
     storage "storage.md"
+    tag "tag.md"
     token "token.md"
     up "up.md"
 }

@@ -145,6 +145,27 @@ const MUTANTS: &[Mutant] = &[
         becomes: "CREATE INDEX flow_run_idempotency",
         tests: &["server::api", "storm"],
     },
+    Mutant {
+        name: "slots of tags are given whoever has them",
+        file: "runtime/src/server/db/tag_slot.rs",
+        is: "(true, _) => desk.take(&row.tags),",
+        becomes: "(true, _) => {}",
+        tests: &["server::tags", "server::model", "tags"],
+    },
+    Mutant {
+        name: "the slots of a lost agent stay taken",
+        file: "runtime/src/server/db/tag_slot.rs",
+        is: "self.is_leased && self.epoch == self.run_epoch",
+        becomes: "self.epoch == self.run_epoch",
+        tests: &["server::tags", "tags"],
+    },
+    Mutant {
+        name: "slots that were given for one attempt serve the next",
+        file: "runtime/src/model/graph/slots.rs",
+        is: "if life.state == State::Queued && life.attempts == attempts {",
+        becomes: "if life.state == State::Queued && life.attempts >= attempts {",
+        tests: &["runner::tests::slots"],
+    },
 ];
 
 /// Plants each mutant, or those whose name contains one of the words, and runs its tests.

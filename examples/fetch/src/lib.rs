@@ -14,7 +14,7 @@ struct Page {
 }
 
 /// Gets one page. A status of 500 or more is tried again.
-#[task(net = ["127.0.0.1:*"], retries = 2, retry_delay = "200ms", timeout = "30s")]
+#[task(net = ["127.0.0.1:*"], tags = ["web"], retries = 2, retry_delay = "200ms", timeout = "30s")]
 fn fetch(url: String) -> TaskResult<Page> {
     let response = http::get(&url)
         .header("accept", "text/html, application/json")
@@ -83,9 +83,10 @@ mod tests {
     }
 
     #[test]
-    fn only_fetch_asks_for_the_network() {
+    fn only_fetch_asks_for_the_network_and_waits_for_a_slot() {
         let flow = testing::describe::<page>().unwrap();
         assert_eq!(flow.tasks[0].grants.net, ["127.0.0.1:*"]);
+        assert_eq!(flow.tasks[0].tags, ["web"]);
         assert!(flow.tasks[1].grants.net.is_empty());
     }
 }

@@ -21,7 +21,7 @@ use super::session::REST_AWAY;
 use super::slots::Slot;
 use crate::model::run::{FlowRunMoved, Happening};
 use crate::model::state::Event;
-use crate::runner::{Job, Order, Told};
+use crate::runner::{Job, Order, TagSlots, Told};
 use crate::wire::ClaimedRun;
 
 /// From the claim to the first attempt. Fetching and compiling the largest artifact takes a
@@ -86,7 +86,7 @@ async fn run(agent: &Agent, claimed: ClaimedRun, ready: Ready, lease: &Arc<Lease
     };
     let run = agent
         .runner
-        .run(job(claimed, ready, lease), lease.orders(), tell);
+        .run(job(agent, claimed, ready, lease), lease.orders(), tell);
     let (ended, ()) = tokio::join!(run, pass_on);
     let FlowRunMoved { event, code, .. } = &ended.moved;
     if let Some(error) = &ended.away {
@@ -106,7 +106,7 @@ async fn run(agent: &Agent, claimed: ClaimedRun, ready: Ready, lease: &Arc<Lease
 }
 
 /// Puts a claim and its component together into what the runner takes.
-fn job(claimed: ClaimedRun, ready: Ready, lease: &Lease) -> Job {
+fn job(agent: &Agent, claimed: ClaimedRun, ready: Ready, lease: &Lease) -> Job {
     Job {
         flow_run_id: claimed.flow_run_id,
         project: claimed.project,
@@ -122,6 +122,10 @@ fn job(claimed: ClaimedRun, ready: Ready, lease: &Lease) -> Job {
         earlier: claimed.task_runs,
         is_taken_back: claimed.is_taken_back,
         decisions: lease.decisions(),
+        slots: TagSlots {
+            limited: agent.tags.watch(),
+            given: lease.slots(),
+        },
     }
 }
 

@@ -19,7 +19,7 @@ use super::session::Session;
 use crate::clock::{Clock, Monotonic};
 use crate::model::run::{Decision, TaskRunKey};
 use crate::runner::{Decisions, Order};
-use crate::wire::{Decided, LeaseKey, Renewal, Renewed};
+use crate::wire::{Decided, GivenSlots, LeaseKey, Renewal, Renewed};
 
 /// Renewals that may fail in a row before a lease runs out, with a margin.
 const RENEWALS_PER_LEASE: u32 = 3;
@@ -46,15 +46,19 @@ pub(crate) struct Lease {
     standing: Mutex<Standing>,
     reports: AtomicU64,
     decisions: mpsc::UnboundedSender<(TaskRunKey, Decision)>,
+    given: mpsc::UnboundedSender<(TaskRunKey, u32)>,
     heard: Mutex<Heard>,
 }
 
-/// What people have decided about a run, as far as it is known here.
+/// What people have decided about a run and which slots it was given, as far as it is known here.
 struct Heard {
     /// To be taken by who executes the run.
     decisions: Option<Decisions>,
     /// What was passed on: the server says it until it is told that it was heard.
     known: HashSet<(TaskRunKey, Timestamp)>,
+    slots: Option<mpsc::UnboundedReceiver<(TaskRunKey, u32)>>,
+    /// The attempts of which slots were passed on; said until they have begun.
+    served: HashSet<(TaskRunKey, u32)>,
 }
 
 /// How good a lease is.
@@ -94,12 +98,16 @@ impl Leases {
         let now = self.clock.monotonic();
         let until = self.until(claimed.min(now));
         let (sender, decisions) = mpsc::unbounded_channel();
+        let (given, slots) = mpsc::unbounded_channel();
         let lease = Arc::new(Lease {
             key,
             decisions: sender,
+            given,
             heard: Mutex::new(Heard {
                 decisions: Some(decisions),
                 known: HashSet::new(),
+                slots: Some(slots),
+                served: HashSet::new(),
             }),
             orders: watch::Sender::new(Order::Go),
             standing: Mutex::new(Standing::Until(until)),
@@ -172,6 +180,12 @@ impl Leases {
             .is_some_and(|lease| lease.decide(decided.task_run, decided.decision))
     }
 
+    /// Passes on that a task run was given slots; says whether that is news here.
+    pub(crate) fn give(&self, given: GivenSlots) -> bool {
+        self.find(given.lease)
+            .is_some_and(|lease| lease.give(given.task_run, given.attempts))
+    }
+
     /// Stops everything at once, to give it back; what was finished is still delivered.
     ///
     /// The leases stay as good as they are, so that nobody takes it for a loss.
@@ -227,6 +241,20 @@ impl Lease {
     pub(crate) fn decisions(&self) -> Decisions {
         let taken = lock(&self.heard).decisions.take();
         taken.unwrap_or_else(|| mpsc::unbounded_channel().1)
+    }
+
+    /// Takes the channel on which the run is told which task runs were given slots; there is one for each
+    /// claim.
+    pub(crate) fn slots(&self) -> mpsc::UnboundedReceiver<(TaskRunKey, u32)> {
+        let taken = lock(&self.heard).slots.take();
+        taken.unwrap_or_else(|| mpsc::unbounded_channel().1)
+    }
+
+    fn give(&self, task_run: TaskRunKey, attempts: u32) -> bool {
+        let is_news = lock(&self.heard)
+            .served
+            .insert((task_run.clone(), attempts));
+        is_news && self.given.send((task_run, attempts)).is_ok()
     }
 
     fn decide(&self, task_run: TaskRunKey, decision: Decision) -> bool {

@@ -22,6 +22,7 @@ mod settings;
 mod slots;
 mod spool;
 mod sweeper;
+mod tags;
 
 use std::any::Any;
 use std::collections::{BTreeSet, HashMap};
@@ -55,6 +56,7 @@ use session::{Roots, Session};
 use slots::Slots;
 use spool::Spool;
 use sweeper::{Sweep, Sweeper};
+use tags::Tags;
 
 /// How long a stop at once may take to give the runs back, and any stop to say that it leaves.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -108,6 +110,7 @@ pub struct Agent {
     leases: Arc<Leases>,
     reports: Reports,
     slots: Slots,
+    tags: Tags,
     shelf: Shelf,
     runner: Runner,
     places: Places,
@@ -174,6 +177,7 @@ impl Agent {
             leases: Arc::new(Leases::new(lease, clock.clone())),
             reports,
             slots: Slots::new(settings.slots),
+            tags: Tags::default(),
             shelf: Shelf::new(
                 settings.sandbox,
                 places.storages.clone(),

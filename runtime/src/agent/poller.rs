@@ -82,6 +82,7 @@ fn begin(agent: &Arc<Agent>, since: Monotonic, claimed: Vec<ClaimedRun>, runs: &
             flow_run_id: claimed.flow_run_id,
             epoch: claimed.epoch,
         };
+        agent.tags.learn(&claimed);
         let hold = agent.leases.hold(key, since);
         tracing::debug!(run.id = %claimed.flow_run_id, flow = %claimed.flow, epoch = claimed.epoch, "claimed");
         runs.spawn(execute(agent.clone(), claimed, hold, slot));
@@ -96,6 +97,7 @@ pub(super) async fn listen(agent: &Agent) {
                 session_id,
                 leases: agent.leases.keys(),
                 has_left: agent.session.has_left(),
+                limited_seen: agent.tags.seen(),
                 wait_seconds: WAIT_SECONDS,
             };
             async move { client.listen(&listen).await }
@@ -111,10 +113,20 @@ pub(super) async fn listen(agent: &Agent) {
                 // An empty answer is one that waited long enough.
                 let is_empty = orders.cancel.is_empty()
                     && orders.decisions.is_empty()
+                    && orders.slots.is_empty()
                     && orders.drain.is_none();
                 let decided = orders.decisions.into_iter();
                 let decided = decided.filter(|it| agent.leases.decide(it.clone()));
                 let is_news = decided.count() > 0 || is_news;
+                let is_news = orders.limited.is_some() || is_news;
+                // Before the slots: who asks for none takes none.
+                orders
+                    .limited
+                    .into_iter()
+                    .for_each(|it| agent.tags.told(it));
+                let given = orders.slots.into_iter();
+                let given = given.filter(|it| agent.leases.give(it.clone()));
+                let is_news = given.count() > 0 || is_news;
                 orders.drain.is_some_and(|drain| agent.obey(drain)) || is_news || is_empty
             }
             Err(refused) => {

@@ -17,6 +17,11 @@ pub(crate) fn label(text: &str) -> Result<String, String> {
         .map_err(|error| error.to_string())
 }
 
+/// Reads a tag of tasks, which is a word like a label.
+pub(crate) fn tag(text: &str) -> Result<String, String> {
+    label(text).map_err(|why| why.replace(" is not a label:", " is not a tag:"))
+}
+
 /// Reads the name of a flow, a project or an agent.
 pub(crate) fn name(text: &str) -> Result<String, String> {
     match is_name(text) {

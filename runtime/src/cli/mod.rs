@@ -41,6 +41,7 @@ mod run;
 mod secret;
 mod server;
 mod storage;
+mod tag;
 mod token;
 mod up;
 
@@ -94,6 +95,7 @@ enum Command {
     Flow(flow::Noun),
     FlowRun(flow_run::Noun),
     Project(project::Noun),
+    Tag(tag::Noun),
     #[command(subcommand)]
     Secret(secret::Verb),
     Token(token::Noun),
@@ -176,6 +178,7 @@ impl Command {
             Self::Flow(noun) => flow::run(noun, call),
             Self::FlowRun(noun) => flow_run::run(noun, call),
             Self::Project(noun) => project::run(noun, call),
+            Self::Tag(noun) => tag::run(noun, call),
             Self::Secret(verb) => secret::run(verb, call),
             Self::Token(noun) => token::run(noun, call),
             Self::Agent(noun) => agent::run(*noun, call),

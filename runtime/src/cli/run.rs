@@ -24,7 +24,7 @@ use crate::model::limit::{Limits, TaskLimits};
 use crate::model::parameter::{Bound, bind};
 use crate::model::run::{Card, Happening, TaskRun, TaskRunKey, TaskRunMoved, denial_parts};
 use crate::model::state::{Event, State};
-use crate::runner::{Decisions, Job, Order, RunEnd, Runner, Settings, Told};
+use crate::runner::{Decisions, Job, Order, RunEnd, Runner, Settings, TagSlots, Told};
 use crate::sandbox::{Powers, Sandbox};
 use crate::storage::{Results, TaskCache};
 use asking::{Asking, Questions};
@@ -161,6 +161,7 @@ fn job(component: &Component, parameters: Bound, decisions: Decisions, call: &Ca
         earlier: Vec::new(),
         is_taken_back: false,
         decisions,
+        slots: TagSlots::default(),
     }
 }
 

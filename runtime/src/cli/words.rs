@@ -22,6 +22,15 @@ pub(crate) fn slots(slots: Option<u32>) -> String {
     }
 }
 
+/// Writes how many task runs with a tag may run at one time.
+pub(crate) fn task_slots(slots: Option<u32>) -> String {
+    match slots {
+        Some(1) => "one task run at a time".to_owned(),
+        Some(slots) => format!("{slots} task runs at a time"),
+        None => "as many task runs at a time as there are".to_owned(),
+    }
+}
+
 /// Writes how long something took.
 pub(crate) fn duration(millis: u64) -> String {
     match millis {

@@ -381,6 +381,13 @@ impl Definition {
         self.tasks.iter().find(|task| task.name == name)
     }
 
+    /// Returns the tags of its tasks.
+    #[must_use]
+    pub fn tags(&self) -> BTreeSet<String> {
+        let tags = self.tasks.iter().flat_map(|task| &task.tags);
+        tags.cloned().collect()
+    }
+
     /// Returns what the flow as a whole needs of its agent, apart from labels and root.
     #[must_use]
     pub fn needs(&self) -> Needs {

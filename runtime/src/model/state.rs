@@ -160,7 +160,16 @@ impl State {
         use Event as E;
         let next = match (self, event) {
             (Self::Scheduled | Self::Queued, E::Claim) => Self::Claimed,
-            (Self::Scheduled | Self::Pending, E::Queue) => Self::Queued,
+            // A task run whose attempt was lost asks for a slot anew, and so does one that was handed back.
+            (
+                Self::Scheduled
+                | Self::Pending
+                | Self::Queued
+                | Self::Running
+                | Self::Retrying
+                | Self::Looped,
+                E::Queue,
+            ) => Self::Queued,
             (Self::Claimed, E::Decline) => Self::Scheduled,
             (Self::Claimed | Self::Running, E::Lose | E::Rest) => Self::Scheduled,
             (
@@ -189,7 +198,7 @@ impl State {
             (Self::Cancelling, E::Crash) => Self::Crashed,
             (Self::Pending | Self::Running, E::Map) => Self::Mapped,
             (Self::Claimed | Self::Running | Self::Pending, E::Succeed) => Self::Success,
-            (Self::Pending | Self::Running, E::Cache) => Self::Cached,
+            (Self::Pending | Self::Queued | Self::Running, E::Cache) => Self::Cached,
             // A flow run is skipped where its schedule wants no two at a time.
             (Self::Scheduled | Self::Queued | Self::Pending | Self::Running, E::Skip) => {
                 Self::Skipped
@@ -200,7 +209,12 @@ impl State {
                 Self::TimedOut
             }
             (
-                Self::Claimed | Self::Running | Self::Pending | Self::Retrying | Self::Looped,
+                Self::Claimed
+                | Self::Running
+                | Self::Pending
+                | Self::Queued
+                | Self::Retrying
+                | Self::Looped,
                 E::Fail,
             ) => Self::Failed,
             (

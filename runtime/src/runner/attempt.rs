@@ -104,6 +104,9 @@ impl Shared {
         {
             return Ok(ended);
         }
+        if attempt.has_to_ask {
+            return Ok(ended(Ending::Queue));
+        }
         let key = attempt.start.task_run.clone();
         let start = Happening::TaskRun(attempt.start);
         match task.on_lost {

@@ -1,17 +1,19 @@
 //! The course of one run: asks the graph what is next, has it done, and tells what happened.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use super::attempt::{Away, Shared, ended};
-use super::{Decisions, Inner, Job, LOST_RESULTS, Order, RunEnd, Told, Why, chain};
+use super::{
+    Decisions, Inner, Job, LOST_RESULTS, Limited, Order, RunEnd, TagSlots, Told, Why, chain,
+};
 use crate::clock::Monotonic;
 use crate::model::flow::OnLost;
 use crate::model::graph::{self, Chore, Ended, Graph, Lost, Outcome, Slot, Target};
@@ -60,6 +62,9 @@ pub(super) struct Course {
     stood_still: Duration,
     is_taken_back: bool,
     decisions: Decisions,
+    slots: TagSlots,
+    /// Since when all that is left waits for slots, and sleeps.
+    queued_since: Option<Monotonic>,
 }
 
 /// Something that was going on is done.
@@ -109,6 +114,8 @@ impl Course {
             stood_still: Duration::from_millis(job.stood_still_ms),
             is_taken_back: job.is_taken_back,
             decisions: job.decisions,
+            slots: job.slots,
+            queued_since: None,
             shared: Arc::new(Shared {
                 runner,
                 flow_run_id: job.flow_run_id,
@@ -152,6 +159,7 @@ impl Course {
 
     /// Carries the run out to its end, or until it cannot go on here.
     pub(super) async fn go(&mut self) -> Result<RunEnd, Why> {
+        self.limit();
         loop {
             self.flush().await;
             if let Some(away) = self.away.take() {
@@ -179,6 +187,8 @@ impl Course {
                     self.begin_attempts(turn).await;
                 }
                 (key, decision) = decided(&mut self.decisions) => self.graph.decided(&key, decision),
+                (key, attempts) = given(&mut self.slots.given) => self.graph.given(&key, attempts),
+                () = changed(&mut self.slots.limited) => self.limit(),
                 () = nap => self.wake(),
             }
         }
@@ -358,22 +368,42 @@ impl Course {
     }
 
     /// Says why the run need not be here for a while: nothing of it goes on, and all that is left waits for
-    /// an attempt that is due much later, or for a person.
-    fn needs_nobody(&self) -> Option<Why> {
+    /// an attempt that is due much later, for slots that are not free soon, or for a person.
+    fn needs_nobody(&mut self) -> Option<Why> {
         let is_at_work = self.inline.is_some()
             || !self.spawned.is_empty()
             || self.turn.is_some()
             || !self.loads.is_empty()
             || self.graph.has_ready();
+        let is_queued = self.graph.queued().next().is_some();
+        if is_at_work || !is_queued {
+            self.queued_since = None;
+        }
         if is_at_work || !self.is_taken_back {
             return None;
         }
-        let Some(((due, _), _)) = self.asleep.first_key_value() else {
-            let is_paused = self.graph.paused().len() > 0;
-            return is_paused.then_some(Why::Paused);
-        };
-        let left = due.since(self.shared.runner.settings.clock.monotonic());
-        (left > NAP_MAX).then_some(Why::Asleep(left))
+        let now = self.shared.runner.settings.clock.monotonic();
+        let left = self.asleep.first_key_value();
+        let left = left.map(|((due, _), _)| due.since(now));
+        if left.is_some_and(|left| left <= NAP_MAX) {
+            return None;
+        }
+        if is_queued {
+            let since = *self.queued_since.get_or_insert(now);
+            return (now.since(since) >= NAP_MAX).then_some(Why::Asleep(left));
+        }
+        match left {
+            Some(_) => Some(Why::Asleep(left)),
+            None => (self.graph.paused().len() > 0).then_some(Why::Paused),
+        }
+    }
+
+    /// Takes over which tags have a number of slots.
+    fn limit(&mut self) {
+        let limited = self.slots.limited.borrow_and_update();
+        let none = BTreeSet::new();
+        let own = limited.get(&self.shared.project).unwrap_or(&none);
+        self.graph.limit(own);
     }
 
     /// Says what people are asked.
@@ -389,8 +419,14 @@ impl Course {
         })
     }
 
-    /// Hands the run back until the first of those that sleep is due.
-    fn rested(&self, left: Duration) -> RunEnd {
+    /// Hands the run back until the first of those that sleep is due, or a slot is free.
+    fn rested(&self, left: Option<Duration>) -> RunEnd {
+        if let Some(message) = self.queue() {
+            let mut rested = end(Event::Rest, message, None);
+            rested.moved.delay_ms = left.map_or(u64::MAX, millis);
+            return rested;
+        }
+        let left = left.unwrap_or_default();
         let now = self.shared.runner.settings.clock.now();
         let due = now.saturating_add(left).unwrap_or(Timestamp::MAX);
         let first = self.asleep.first_key_value();
@@ -399,15 +435,28 @@ impl Course {
         let seconds = due.strftime("%Y-%m-%dT%H:%M:%SZ");
         let message = format!("waits until {seconds} for the next attempt of `{first}`{others}");
         let mut rested = end(Event::Rest, message, None);
-        rested.moved.delay_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        rested.moved.delay_ms = millis(left);
         rested
     }
 
-    /// Waits until the first of those that sleep is due.
+    /// Says what slots are waited for, and by whom.
+    fn queue(&self) -> Option<String> {
+        let mut queued: Vec<_> = self.graph.queued().collect();
+        queued.sort_by_key(|slot| (slot.task(), slot.map_index()));
+        let first = *queued.first()?;
+        let what = graph::waits_for(&self.graph.limited_tags(first));
+        let (first, others) = (self.graph.key(first), others(queued.len()));
+        Some(format!("{what} for `{first}`{others}"))
+    }
+
+    /// Waits until the first of those that sleep is due, or slots were waited for long enough.
     fn nap(&self) -> impl Future<Output = ()> + use<> {
         let clock = &self.shared.runner.settings.clock;
         let first = self.asleep.first_key_value();
-        let nap = first.map(|((due, _), _)| (clock.clone(), due.since(clock.monotonic())));
+        let due = first.map(|((due, _), _)| *due);
+        let until = self.queued_since.map(|since| since + NAP_MAX);
+        let until = due.into_iter().chain(until).min();
+        let nap = until.map(|until| (clock.clone(), until.since(clock.monotonic())));
         async move {
             match nap {
                 Some((clock, left)) => clock.sleep(left).await,
@@ -522,6 +571,25 @@ async fn decided(decisions: &mut Decisions) -> (TaskRunKey, Decision) {
         Some(decided) => decided,
         None => std::future::pending().await,
     }
+}
+
+/// Waits for slots that a task run is given; for ever if nobody can give any more.
+async fn given(given: &mut mpsc::UnboundedReceiver<(TaskRunKey, u32)>) -> (TaskRunKey, u32) {
+    match given.recv().await {
+        Some(given) => given,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until other tags have a number of slots; for ever if nobody can say so any more.
+async fn changed(limited: &mut watch::Receiver<Limited>) {
+    if limited.changed().await.is_err() {
+        std::future::pending().await
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Says that there are more than the one that is named.

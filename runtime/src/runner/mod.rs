@@ -11,6 +11,7 @@ mod course;
 #[cfg(test)]
 mod tests;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -93,11 +94,33 @@ pub struct Job {
     pub lost: u32,
     /// What is known of its task runs from earlier claims.
     pub earlier: Vec<TaskRun>,
-    /// Whether it is taken back while all that is left of it waits, for long or for a person, and given out
-    /// again then.
+    /// Whether it is taken back while all that is left of it waits, for long, for a slot or for a person, and
+    /// given out again then.
     pub is_taken_back: bool,
     /// What people decide about its task runs while it goes on.
     pub decisions: Decisions,
+    /// Which of its tags have a number of slots, and who is given some.
+    pub slots: TagSlots,
+}
+
+/// The tags that have a number of slots, by the name of their project.
+pub type Limited = BTreeMap<String, BTreeSet<String>>;
+
+/// Where a run hears of slots of tags; by default no tag has a number of them.
+pub struct TagSlots {
+    /// Which tags have a number of slots now.
+    pub limited: watch::Receiver<Limited>,
+    /// Task runs that were given a slot of each of their tags, for the attempt after so many.
+    pub given: mpsc::UnboundedReceiver<(TaskRunKey, u32)>,
+}
+
+impl Default for TagSlots {
+    fn default() -> Self {
+        Self {
+            limited: watch::channel(Limited::new()).1,
+            given: mpsc::unbounded_channel().1,
+        }
+    }
 }
 
 /// Where a run hears what people have decided.
@@ -197,8 +220,8 @@ enum Why {
     Ordered(Order),
     Late,
     Away(Away),
-    /// Everything that is left sleeps for so long.
-    Asleep(Duration),
+    /// Everything that is left sleeps for so long, or waits for slots.
+    Asleep(Option<Duration>),
     /// Everything that is left waits for a person.
     Paused,
 }

@@ -4,6 +4,7 @@
 //! A component here has one command. To have several tasks of it, these definitions break the rule
 //! that a command is a flow of one task; the runner does not mind.
 
+mod slots;
 mod waits;
 
 use std::collections::HashMap;
@@ -111,6 +112,7 @@ impl World {
             earlier: Vec::new(),
             is_taken_back: false,
             decisions: mpsc::unbounded_channel().1,
+            slots: TagSlots::default(),
         }
     }
 

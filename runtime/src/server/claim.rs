@@ -10,9 +10,10 @@ use jiff::Timestamp;
 use super::app::App;
 use super::db::DbError;
 use super::db::flow_run::{self, Candidate, Claimant, Head, Move};
+use super::db::memory::Version;
 use super::db::slot::{self, Room};
 use super::db::tx::Tx;
-use super::db::{agent, location, task_run};
+use super::db::{agent, location, tag, task_run};
 use super::error::ApiError;
 use super::fence::Fence;
 use super::overlap::{self, Settled};
@@ -119,6 +120,25 @@ async fn sort_out(
     }
     flow_run::apply(tx, held).await?;
     Ok(sorted)
+}
+
+/// Lists the tags of a version that have a number of slots. Who has no tags costs nothing.
+async fn limited_tags(
+    tx: &mut Tx,
+    version: &Version,
+    known: &mut Option<HashMap<ProjectId, BTreeSet<String>>>,
+) -> Result<Vec<String>, DbError> {
+    if version.tags.is_empty() {
+        return Ok(Vec::new());
+    }
+    let all = match known {
+        Some(all) => all,
+        None => known.insert(tag::all(tx).await?),
+    };
+    let Some(limited) = all.get(&version.project_id) else {
+        return Ok(Vec::new());
+    };
+    Ok(version.tags.intersection(limited).cloned().collect())
 }
 
 impl App {
@@ -345,13 +365,21 @@ impl App {
         let mut standings = Vec::new();
         let mut claimed = Vec::new();
         let mut places = HashMap::new();
+        let mut limited = None;
         for mut one in chosen {
+            let version = one.standing.flow_version_id;
+            let version = self.db.memory.version(tx, version).await?;
+            let version = version.ok_or(DbError::Raced)?;
+            let limited_tags = limited_tags(tx, &version, &mut limited).await?;
+            if !limited_tags.is_empty() && !session.knows_slots() {
+                let why = "its waft is too old to wait for slots of tags".to_owned();
+                session.shun(version.id, why, self.clock.monotonic());
+                continue;
+            }
             if one.standing.claim(&claimant, now, &session.name).is_err() {
                 continue;
             }
             let run = &one.standing;
-            let version = self.db.memory.version(tx, run.flow_version_id).await?;
-            let version = version.ok_or(DbError::Raced)?;
             let key = (version.project_id, version.artifact);
             if let Entry::Vacant(vacant) = places.entry(key) {
                 vacant.insert(location::list(tx, key.0, key.1).await?);
@@ -379,6 +407,7 @@ impl App {
                 lost: run.lost,
                 task_runs: task_runs.into_iter().map(|(_, task)| task).collect(),
                 is_taken_back: true,
+                limited_tags,
             });
             standings.push(one.standing);
         }

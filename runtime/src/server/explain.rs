@@ -17,7 +17,7 @@ use super::db::task_run::Key;
 use super::db::tx::Tx;
 use super::db::{agent, log_line, task_run};
 use super::error::Answer;
-use super::overlap;
+use super::{overlap, tags};
 use crate::config::{Bytes, Millis};
 use crate::model::grant::Policy;
 use crate::model::id::{AgentId, FlowVersionId};
@@ -73,6 +73,14 @@ pub(super) async fn explain(
         let warning = log_line::last_warning(tx, run.id).await?;
         explanation.aside = warning.unwrap_or_default();
     }
+    let waits = match run.state {
+        State::Scheduled | State::Running if run.claims > 0 => tags::wait(app, tx, found).await?,
+        _ => None,
+    };
+    if let (State::Running, Some(wait)) = (run.state, &waits) {
+        explanation.aside.clone_from(&wait.sentence);
+        explanation.hints.clone_from(&wait.hints);
+    }
     let asked = match run.state {
         state if state.is_over() || run.claims == 0 => Vec::new(),
         _ => flow_run::paused(tx, run.id).await?,
@@ -105,8 +113,13 @@ pub(super) async fn explain(
         .map(|kept| Lack::of(app, kept, &loads, version, &required, lease_now))
         .collect();
     explanation.agents_gone = agent::gone_since(tx, realm, now - LATELY).await?;
-    let because = match run.due_at > now {
-        true => Because {
+    let because = match (run.due_at > now, waits) {
+        (true, Some(wait)) => Because {
+            summary: wait.sentence,
+            hints: wait.hints,
+            ..Because::default()
+        },
+        (true, None) => Because {
             summary: match run.due_at > run.scheduled_at {
                 // Its message says what it waits for, and until when.
                 true => format!("it {}", run.message),
@@ -114,7 +127,7 @@ pub(super) async fn explain(
             },
             ..Because::default()
         },
-        false => weigh(&lacks, &required, explanation.agents_gone.as_ref(), now),
+        (false, _) => weigh(&lacks, &required, explanation.agents_gone.as_ref(), now),
     };
     explanation.summary = because.summary;
     explanation.aside = because.aside;

@@ -23,6 +23,7 @@ pub mod page;
 pub mod panics;
 pub mod registration;
 pub mod session;
+mod tags;
 mod turn;
 mod waiting;
 

@@ -88,6 +88,7 @@ pub async fn register(
         definition_hash: hash,
         labels: asked.labels,
         places: names.zip(0..).collect(),
+        tags: asked.definition.tags(),
         definition: asked.definition,
     };
     add(tx, &version, before.is_some(), asked.is_paused, now).await?;

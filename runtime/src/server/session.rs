@@ -244,6 +244,11 @@ impl Session {
         self.protocol >= agent::DRAIN_PROTOCOL
     }
 
+    /// Tells whether the agent waits for slots of tags.
+    pub(super) const fn knows_slots(&self) -> bool {
+        self.protocol >= agent::SLOTS_PROTOCOL
+    }
+
     /// Tells whether a call of the agent is open here, or ended a moment ago.
     pub(super) fn is_there(&self, now: Monotonic) -> bool {
         let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);

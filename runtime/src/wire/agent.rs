@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::{Decided, GivenSlots, LeaseKey, LimitedTags, Segment};
 use crate::model::id::{AgentId, FlowRunId, SessionId};
 use crate::model::requirement::Offer;
 use crate::model::state::State;
@@ -141,4 +142,45 @@ pub struct Rest {
     pub hint: Option<String>,
     /// Seconds until the agent looks at it again.
     pub look_seconds: u32,
+}
+
+/// An agent keeps a line open for what the server has to say, also without a free slot.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// Its session.
+    pub session_id: SessionId,
+    /// The runs it is at work on.
+    pub leases: Vec<LeaseKey>,
+    /// Whether it takes no more runs: said again with each call, since a server that was started anew
+    /// has forgotten it.
+    #[serde(default)]
+    pub has_left: bool,
+    /// The change of tags that it was told last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limited_seen: Option<i64>,
+    /// Seconds to wait if there is nothing, 0 to 30.
+    pub wait_seconds: u32,
+}
+
+/// What the server has to say.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Orders {
+    /// Runs to cancel.
+    pub cancel: Vec<LeaseKey>,
+    /// Segments of results to delete, under roots that the agent offers: nobody needs them any more.
+    #[serde(default)]
+    pub delete: Vec<Segment>,
+    /// What people have decided about task runs; said until it is reported that it was heard.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub decisions: Vec<Decided>,
+    /// Which tags have a number of slots, if that has changed since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limited: Option<LimitedTags>,
+    /// Task runs that were given slots; said until they have begun.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slots: Vec<GivenSlots>,
+    /// That the agent takes no more runs and ends; said until it does, under protocol 2 and later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
 }

@@ -21,6 +21,7 @@ use waft::model::artifact::Digest;
 use waft::model::label::Labels;
 use waft::model::limit::{ARTIFACT_BYTES_MAX, Limits};
 use waft::sandbox::{Allowed, Compiler, Powers, Sandbox, Settings};
+use waft::server::db::Place;
 use waft::server::duty::cleaner;
 use waft::server::duty::rescuer::rescue;
 use waft::server::{self, ServerSettings};
@@ -56,21 +57,26 @@ impl World {
     /// Makes a world in which time passes by [`World::pass`] only.
     pub(crate) async fn new() -> Self {
         let (clock, time) = Clock::test(START.parse().unwrap());
-        Self::with(clock, Some(time)).await
+        Self::with(clock, Some(time), None).await
     }
 
     /// Makes a world with the system's clock, for what waits a moment by itself.
     pub(crate) async fn ticking() -> Self {
-        Self::with(Clock::default(), None).await
+        Self::with(Clock::default(), None, None).await
     }
 
-    async fn with(clock: Clock, time: Option<TestClock>) -> Self {
+    /// As [`World::ticking`], on a database that other servers may use, too.
+    pub(crate) async fn ticking_on(place: Place) -> Self {
+        Self::with(Clock::default(), None, Some(place)).await
+    }
+
+    async fn with(clock: Clock, time: Option<TestClock>, place: Option<Place>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("out")).unwrap();
         std::fs::create_dir(folder.path().join("home")).unwrap();
         let settings = ServerSettings {
             listen: ([127, 0, 0, 1], 0).into(),
-            db: folder.path().join("waft.db").into(),
+            db: place.unwrap_or_else(|| folder.path().join("waft.db").into()),
             lease: LEASE,
             hosts: Vec::new(),
             results_keep: server::RESULTS_KEEP,

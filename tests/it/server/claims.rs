@@ -222,6 +222,7 @@ async fn a_claim_that_did_not_reach_its_agent_comes_back() {
         session_id: agent.session,
         leases: Vec::new(),
         has_left: false,
+        limited_seen: None,
         wait_seconds: 0,
     };
     world.client.listen(&listen).await.unwrap();
@@ -246,6 +247,7 @@ async fn a_call_that_listens_ends_when_a_claim_is_overdue_and_the_next_one_gives
             session_id: agent.session,
             leases,
             has_left: false,
+            limited_seen: None,
             wait_seconds: 30,
         };
         let client = world.client.clone();
@@ -311,6 +313,7 @@ async fn a_run_whose_claims_never_reach_an_agent_is_given_up() {
         session_id: agent.session,
         leases: Vec::new(),
         has_left: false,
+        limited_seen: None,
         wait_seconds: 0,
     };
     for epoch in 1..=100 {

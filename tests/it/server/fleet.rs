@@ -21,6 +21,7 @@ async fn listen(agent: &Agent, leases: Vec<LeaseKey>, has_left: bool) -> Orders 
         session_id: agent.session,
         leases,
         has_left,
+        limited_seen: None,
         wait_seconds: 0,
     };
     agent.client.listen(&listen).await.unwrap()
@@ -140,6 +141,7 @@ async fn who_listens_is_told_at_once() {
         session_id: agent.session,
         leases: Vec::new(),
         has_left: false,
+        limited_seen: None,
         wait_seconds: 30,
     };
     let (told, _) = tokio::join!(world.client.listen(&call), async {

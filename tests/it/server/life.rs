@@ -550,6 +550,7 @@ async fn a_cancel_reaches_the_agent_that_listens() {
                 session_id,
                 leases: vec![lease],
                 has_left: false,
+                limited_seen: None,
                 wait_seconds: 30,
             };
             client.listen(&listen).await.unwrap()

@@ -16,6 +16,7 @@ mod retention;
 mod retries;
 mod schedules;
 mod slots;
+mod tags;
 mod waits;
 
 use std::collections::BTreeMap;

@@ -12,7 +12,7 @@ use rand::{Rng as _, SeedableRng as _};
 use waft::clock::Monotonic;
 use waft::model::limit::LOST_MAX;
 use waft::server::duty::timekeeper;
-use waft::wire::Renewal;
+use waft::wire::{Listen, Renewal};
 
 use super::*;
 use crate::kit::judge::faults;
@@ -22,6 +22,9 @@ const STEPS: u32 = 300;
 /// Rounds of calm after which everything must be over.
 const CALM: u32 = 200;
 const TASKS: [&str; 2] = ["fetch", "report"];
+/// The tag of the first of them, and how many of it may be at work at one time.
+const TAG: &str = "db";
+const TAG_SLOTS: u32 = 2;
 /// Runs of one agent.
 const SLOTS: usize = 3;
 
@@ -52,11 +55,16 @@ struct Work {
     good_until: Monotonic,
     reports: u64,
     left: VecDeque<Step>,
+    /// Whether its task was given a slot.
+    has_slot: bool,
+    /// Whether its task that needs a slot is at work.
+    is_counted: bool,
 }
 
 #[derive(Clone, Copy)]
 enum Step {
     Begin,
+    Ask(&'static str),
     Start(&'static str),
     Finish(&'static str),
     End(Event),
@@ -79,11 +87,38 @@ async fn games_of_a_fleet_end_well() {
     }
 }
 
+/// What an agent says of a task that asks for a slot.
+fn asks(name: &str) -> Happening {
+    let Happening::TaskRun(mut moved) = task(name, Event::Queue) else {
+        panic!("not a task run");
+    };
+    moved.attempts = 0;
+    Happening::TaskRun(moved)
+}
+
+/// What an agent says that hands a run back until there is a slot.
+fn rest() -> Happening {
+    Happening::FlowRun(FlowRunMoved {
+        event: Event::Rest,
+        message: format!("waits for a slot of the tag `{TAG}`"),
+        code: None,
+        result: None,
+        delay_ms: u64::MAX,
+    })
+}
+
 impl Game {
     async fn new(seed: u64) -> Self {
         let (clock, test) = Clock::test("2026-03-01T00:00:00Z".parse().unwrap());
         let world = World::with(clock.clone(), test).await;
-        world.register("etl").await;
+        let mut asked = registration("etl");
+        asked.definition.tasks[0].tags.insert(TAG.to_owned());
+        world.client.register("demo", &asked).await.unwrap();
+        let slots = Slots {
+            slots: Some(TAG_SLOTS),
+        };
+        let set = world.client.set_tag_slots("demo", TAG, &slots).await;
+        set.unwrap();
         let mut crew = Vec::new();
         for name in ["mira", "nas", "pi"] {
             crew.push(Sailor {
@@ -110,8 +145,10 @@ impl Game {
         let who = self.dice.random_range(0..self.crew.len());
         match self.dice.random_range(0..100) {
             0..10 => self.create().await,
-            10..30 => self.poll(who).await,
-            30..60 => self.work(who),
+            10..25 => self.poll(who).await,
+            25..32 => self.hear(who).await,
+            32..35 => self.usher().await,
+            35..60 => self.work(who),
             60..75 => self.deliver(who).await,
             75..80 => self.deliver_again(who).await,
             80..86 => self.renew(who).await,
@@ -158,6 +195,10 @@ impl Game {
             };
             let mut left = VecDeque::from([Step::Begin]);
             for task in TASKS.into_iter().filter(|task| !is_over(task)) {
+                if task == TASKS[0] {
+                    assert_eq!(claimed.limited_tags, [TAG]);
+                    left.push_back(Step::Ask(task));
+                }
                 left.extend([Step::Start(task), Step::Finish(task)]);
             }
             let end = if self.dice.random_bool(0.9) {
@@ -171,6 +212,8 @@ impl Game {
                 good_until: now + LEASE * 4 / 5,
                 reports: 0,
                 left,
+                has_slot: false,
+                is_counted: false,
             });
         }
     }
@@ -187,20 +230,34 @@ impl Game {
         let nth = self.dice.random_range(0..sailor.works.len());
         let work = &mut sailor.works[nth];
         let id = work.lease.flow_run_id;
-        let Some(step) = work.left.pop_front() else {
+        let waits = matches!(work.left.front(), Some(Step::Start(name)) if *name == TASKS[0]);
+        let waits = waits && !work.has_slot;
+        // Now and then it is waited for long enough.
+        let rests = waits && self.dice.random_bool(0.1);
+        if waits && !rests {
             return;
-        };
-        let what = match step {
+        }
+        if rests {
+            work.left.clear();
+        }
+        let step = work.left.pop_front();
+        let what = match step.unwrap_or(Step::End(Event::Rest)) {
             Step::Begin => flow(Event::Start),
+            Step::Ask(name) => asks(name),
+            Step::End(Event::Rest) => rest(),
             Step::Start(name) => {
                 if self.finished.contains(&(id, name)) {
                     let name = &sailor.name;
                     self.faults
                         .push(format!("run {id}: `{name}` does again what is finished"));
                 }
+                work.is_counted = name == TASKS[0];
                 task(name, Event::Start)
             }
-            Step::Finish(name) => task(name, Event::Succeed),
+            Step::Finish(name) => {
+                work.is_counted = false;
+                task(name, Event::Succeed)
+            }
             Step::End(event) => flow(event),
         };
         work.reports += 1;
@@ -213,6 +270,36 @@ impl Game {
         if work.left.is_empty() {
             sailor.works.remove(nth);
         }
+        let works = self.crew.iter().flat_map(|sailor| &sailor.works);
+        let at_work = works.filter(|work| work.is_counted && work.good_until > now);
+        let at_work = at_work.count();
+        if at_work > TAG_SLOTS as usize {
+            let name = TASKS[0];
+            self.faults
+                .push(format!("`{name}` is at work {at_work} times"));
+        }
+    }
+
+    /// Hears who was given slots; says now and then what was heard before.
+    async fn hear(&mut self, who: usize) {
+        let sailor = &mut self.crew[who];
+        let listen = Listen {
+            session_id: sailor.agent.session,
+            leases: sailor.works.iter().map(|work| work.lease).collect(),
+            has_left: false,
+            limited_seen: None,
+            wait_seconds: 0,
+        };
+        for given in self.world.client.listen(&listen).await.unwrap().slots {
+            let mut works = sailor.works.iter_mut();
+            if let Some(work) = works.find(|work| work.lease == given.lease) {
+                work.has_slot = true;
+            }
+        }
+    }
+
+    async fn usher(&self) {
+        server::duty::usher::usher(&self.world.app).await.unwrap();
     }
 
     /// Sends what waits, or some of it; now and then the answer is lost.
@@ -344,6 +431,8 @@ impl Game {
             for who in 0..self.crew.len() {
                 self.renew(who).await;
                 self.poll(who).await;
+                self.usher().await;
+                self.hear(who).await;
                 for _ in 0..2 * SLOTS {
                     self.work(who);
                 }

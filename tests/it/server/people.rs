@@ -46,6 +46,7 @@ impl Agent {
             session_id: self.session,
             leases,
             has_left: false,
+            limited_seen: None,
             wait_seconds: 0,
         };
         self.client.listen(&listen).await.unwrap()

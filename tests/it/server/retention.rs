@@ -47,6 +47,7 @@ impl Agent {
             session_id: self.session,
             leases: Vec::new(),
             has_left: false,
+            limited_seen: None,
             wait_seconds: 0,
         };
         let orders = self.client.listen(&listen).await.unwrap();
@@ -216,6 +217,7 @@ async fn an_agent_that_listens_is_told_at_once() {
         session_id: mira.session,
         leases: Vec::new(),
         has_left: false,
+        limited_seen: None,
         wait_seconds: 30,
     };
     let client = world.client.clone();

@@ -38,6 +38,8 @@ pub enum Ending {
         /// Where it is kept.
         result: ResultRef,
     },
+    /// It was not made: it has to ask for slots first.
+    Queue,
     /// The next iteration follows.
     Loop {
         /// What it is given.
@@ -238,6 +240,14 @@ impl Life {
         self.message.clear();
     }
 
+    /// Takes back an attempt that has to wait for slots.
+    pub(super) fn queue(&mut self, message: String) {
+        self.attempts -= 1;
+        self.state = State::Queued;
+        self.message = message;
+        self.code = None;
+    }
+
     /// Ends the task run as it is.
     pub(super) fn end(&mut self, event: Event, message: String, code: Option<&str>) {
         self.state = match event {
@@ -278,6 +288,8 @@ impl Life {
                 self.output = Kept::Here(value, result);
                 self.over(Event::Cache, String::new(), None)
             }
+            // The graph asks before it comes to this.
+            Ending::Queue => Next::Stopped,
             Ending::Loop { value, result } => self.next_iteration(value, result),
             Ending::Skip(reason) => self.over(Event::Skip, reason, None),
             Ending::Fail {

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use super::super::flow::{Body, Condition};
 use super::super::limit::{MAP_ELEMENTS_MAX, TASK_RUNS_MAX};
 use super::super::run::{ResultRef, TaskRun};
-use super::super::state::Event;
+use super::super::state::{Event, State};
 use super::super::value::{NotJson, Value};
 use super::life::{Kept, Life, Lost};
 use super::plan::{From, Input};
@@ -109,7 +109,8 @@ impl Mapped {
         let mut stopped = Vec::new();
         for (index, element) in (0..).zip(&mut self.elements) {
             let life = &mut element.life;
-            if !life.state.is_over() && life.attempts > 0 {
+            let is_known = life.attempts > 0 || life.state == State::Queued;
+            if !life.state.is_over() && is_known {
                 life.end(Event::Stop, reason.to_owned(), None);
                 stopped.push(index);
             }

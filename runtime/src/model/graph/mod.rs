@@ -4,7 +4,7 @@
 //! [`Graph::next_chore`]), does it, says how it ended ([`Graph::ended`]), and passes on what
 //! happened ([`Graph::told`]). The same answers in the same order give the same run. Every rule of
 //! the semantics is here and in the files beside: `plan` (what hangs on what), `trigger`, `life`
-//! (attempts, retries, loops), `mapping` (elements and inputs), `decide`, `people` (who is asked).
+//! (attempts, retries, loops), `mapping` (elements and inputs), `decide`, `people` (who is asked), `slots`.
 
 mod decide;
 mod life;
@@ -12,6 +12,7 @@ mod mapping;
 mod people;
 mod plan;
 mod redo;
+mod slots;
 #[cfg(test)]
 mod tests;
 mod trigger;
@@ -32,6 +33,8 @@ pub use mapping::Refused;
 pub use plan::Inconsistent;
 use plan::Plan;
 pub use redo::kept;
+use slots::Line;
+pub use slots::waits_for;
 use trigger::Counts;
 
 /// The state of one flow run.
@@ -59,6 +62,8 @@ pub struct Graph {
     paused: HashSet<Slot>,
     /// What people have decided about task runs that nobody has got to yet.
     decisions: HashMap<Slot, Decision>,
+    /// Who waits for slots of tags.
+    line: Line,
     /// Task runs there are, elements included.
     size: usize,
     told: Vec<TaskRunMoved>,
@@ -131,6 +136,8 @@ pub struct Attempt {
     pub inputs: Vec<(String, Value)>,
     /// The word of a person by which it goes on after a pause.
     pub approval: Option<Decision>,
+    /// Whether it may not begin before it was given slots: then it ends by [`Ending::Queue`] where it would.
+    pub has_to_ask: bool,
     /// What is to be told when it begins.
     pub start: TaskRunMoved,
 }
@@ -213,6 +220,7 @@ impl Graph {
             earlier: HashMap::new(),
             paused: HashSet::new(),
             decisions: HashMap::new(),
+            line: Line::default(),
             told: Vec::new(),
         };
         graph.resume(earlier);
@@ -255,13 +263,14 @@ impl Graph {
     pub fn next_attempt(&mut self) -> Option<Attempt> {
         loop {
             let slot = self.ready.pop_front()?;
-            if self.life(slot).state.is_over() || !self.take_turn(slot) {
+            if self.life(slot).state.is_over() || !self.take_places(slot) {
                 continue;
             }
             match self.inputs(slot) {
                 Ok(inputs) => return Some(self.begin(slot, inputs)),
                 Err(refused) => {
                     self.give_turn_back(slot);
+                    self.leave_line(slot);
                     self.end(slot, refused.event, refused.message, Some(refused.code));
                     self.settle();
                 }
@@ -282,6 +291,11 @@ impl Graph {
         if self.life(slot).state.is_over() {
             return None;
         }
+        if let Ending::Queue = ended.ending {
+            self.ask_for_slots(slot);
+            return None;
+        }
+        self.leave_line(slot);
         self.give_turn_back(slot);
         let task = slot.task;
         let life = match slot.index {
@@ -439,6 +453,7 @@ impl Graph {
         self.chores.clear();
         self.missing.clear();
         self.paused.clear();
+        self.clear_line();
     }
 
     fn resume(&mut self, earlier: Vec<TaskRun>) {
@@ -496,6 +511,7 @@ impl Graph {
 
     fn begin(&mut self, slot: Slot, inputs: Vec<(String, Value)>) -> Attempt {
         let key = self.key(slot);
+        let has_to_ask = self.has_to_ask(slot);
         let life = self.life_mut(slot);
         life.start();
         Attempt {
@@ -505,6 +521,7 @@ impl Graph {
             loop_value: life.loop_value.value().cloned(),
             inputs,
             approval: life.decision.clone(),
+            has_to_ask,
             start: life.moved(key, Event::Start),
         }
     }

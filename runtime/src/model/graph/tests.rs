@@ -5,6 +5,7 @@ mod map;
 mod people;
 mod redo;
 mod resume;
+mod slots;
 
 use super::super::flow::{Amount, Backoff, Bounds, Cache, OnLost, Retries, Trigger};
 use super::super::limit;

@@ -24,15 +24,16 @@ use crate::server::db::memory::Memory;
 use crate::server::db::realm::Realm;
 use crate::server::db::report::{self, Reporter};
 use crate::server::db::tx::Tx;
-use crate::server::db::{DbError, agent, lease, project, segment};
+use crate::server::db::{DbError, agent, lease, project, segment, tag, tag_slot};
 use crate::server::duty::rescuer;
 use crate::server::error::{Answer, ApiError, Code};
 use crate::server::extract::Json;
 use crate::server::news::News;
 use crate::server::session::Session as AgentSession;
 use crate::wire::{
-    Claims, Decided, Deletions, Drain, ErrorBody, LeaseKey, Leave, Listen, NewSession, Orders,
-    PROTOCOL, Poll, Renewal, Renewed, ReportBatch, Reported, Rest, Segment, Session,
+    Claims, Decided, Deletions, Drain, ErrorBody, GivenSlots, LeaseKey, Leave, LimitedTags, Listen,
+    NewSession, Orders, PROTOCOL, Poll, Renewal, Renewed, ReportBatch, Reported, Rest, Segment,
+    Session,
 };
 
 /// Most slots of an agent.
@@ -328,6 +329,7 @@ pub(super) async fn listen(
         let now = app.lease_now(&mut reader).await?;
         let unheard = flow_run::decided_for(&mut reader, session.agent_id).await?;
         let decisions = decided(&app.db.memory, &mut reader, unheard).await?;
+        let tags = tags_for(&app, &mut reader, &session, listen.limited_seen).await?;
         drop(reader);
         give_back_undelivered(&app, &session, &runs, &listen.leases, asked_at).await?;
         let end = match undelivered_at(&app, now, &session, &runs, &listen.leases) {
@@ -338,6 +340,8 @@ pub(super) async fn listen(
         let orders = Orders {
             delete,
             decisions,
+            limited: tags.0,
+            slots: tags.1,
             drain: drain.filter(|how| is_to_be_told(*how, &session)),
             // Also those that the agent did not name: it may have claimed them after it began to
             // listen, and this answer is what ends its wait.
@@ -349,6 +353,7 @@ pub(super) async fn listen(
         };
         let is_news =
             !orders.cancel.is_empty() || !orders.delete.is_empty() || !orders.decisions.is_empty();
+        let is_news = is_news || !orders.slots.is_empty() || orders.limited.is_some();
         if is_news || orders.drain.is_some() || !app.wait_for(told, end).await {
             return Ok(Answered(orders));
         }
@@ -375,6 +380,40 @@ async fn decided(
         });
     }
     Ok(decided)
+}
+
+/// Returns which tags have a number of slots, if an agent does not know, and who of it was given some.
+async fn tags_for(
+    app: &App,
+    tx: &mut Tx,
+    session: &AgentSession,
+    seen: Option<i64>,
+) -> Result<(Option<LimitedTags>, Vec<GivenSlots>), DbError> {
+    let Some(change) = tag::last_change(tx).await? else {
+        return Ok((None, Vec::new()));
+    };
+    let mut limited = None;
+    if seen != Some(change) && session.knows_slots() {
+        let mut tags = tag::by_project(tx).await?;
+        if let Some(projects) = &session.offer.projects {
+            tags.retain(|name, _| projects.contains(name));
+        }
+        limited = Some(LimitedTags { change, tags });
+    }
+    let mut given = Vec::new();
+    for one in tag_slot::served(tx, session.agent_id).await? {
+        let version = app.db.memory.version(tx, one.flow_version_id).await?;
+        let version = version.ok_or(DbError::Raced)?;
+        given.push(GivenSlots {
+            lease: one.lease,
+            task_run: TaskRunKey {
+                task: version.task_name(one.task.0).to_owned(),
+                map_index: one.task.1,
+            },
+            attempts: one.attempts,
+        });
+    }
+    Ok((limited, given))
 }
 
 /// Tells whether an agent does not do yet what it was told. That it gives its runs back at once shows
@@ -582,6 +621,7 @@ pub(super) async fn report(
         );
     }
     app.tell(&outcome.touched);
+    app.give_slots(outcome.asked).await;
     for (version, why) in outcome.declined {
         session.shun(version, why, app.clock.monotonic());
     }

@@ -9,6 +9,7 @@ pub mod flow_run;
 pub mod health;
 pub mod orphan;
 pub mod project;
+pub mod tag;
 pub mod token;
 
 use axum::Router;
@@ -57,6 +58,8 @@ pub(super) fn routes() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(flow::archive))
         .routes(routes!(flow::set_flow_slots))
         .routes(routes!(project::set_project_slots))
+        .routes(routes!(tag::list))
+        .routes(routes!(tag::set_slots))
         .routes(routes!(flow_run::show, flow_run::delete))
         .routes(routes!(flow_run::task_runs))
         .routes(routes!(flow_run::logs))

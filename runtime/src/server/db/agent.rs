@@ -14,6 +14,8 @@ use crate::wire::{AgentRun, AgentsGone, Drain, NewSession};
 
 /// The first protocol of agents that can be told from afar to end.
 pub const DRAIN_PROTOCOL: u32 = 2;
+/// The first protocol under which an agent waits for slots of tags.
+pub const SLOTS_PROTOCOL: u32 = 2;
 
 /// The first protocol of agents that know that a task run may wait for a person.
 pub const PEOPLE_PROTOCOL: u32 = 2;

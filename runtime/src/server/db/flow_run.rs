@@ -314,6 +314,14 @@ pub async fn of_agent(tx: &mut Tx, agent: AgentId) -> Result<Vec<Standing>, DbEr
     rows.iter().map(standing).collect()
 }
 
+/// Lists the agents that have runs of a project.
+pub async fn agents_of(tx: &mut Tx, project: ProjectId) -> Result<Vec<AgentId>, DbError> {
+    let sql = "SELECT DISTINCT agent_id FROM flow_run WHERE project_id = $1 \
+               AND lease_until IS NOT NULL AND agent_id IS NOT NULL";
+    let rows = tx.rows(sql, args![project]).await?;
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
 /// Reads how the runs stand that an agent has, to change them in this transaction.
 pub async fn take_of_agent(tx: &mut Tx, agent: AgentId) -> Result<Vec<Standing>, DbError> {
     let sql = Sql {

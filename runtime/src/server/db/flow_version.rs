@@ -1,6 +1,6 @@
 //! The table `flow_version`: registered shapes of flows. Never changed, only followed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::tx::{Json, Row, Tx, args};
 use super::{DbError, location};
@@ -40,6 +40,8 @@ pub struct Version {
     pub labels: Labels,
     /// The place of each task in the definition, by name.
     pub places: HashMap<String, u32>,
+    /// The tags of its tasks.
+    pub tags: BTreeSet<String>,
 }
 
 impl Version {
@@ -151,6 +153,7 @@ fn version(row: &Row) -> Result<Version, DbError> {
         definition_hash: row.get(9)?,
         labels,
         places: names.zip(0..).collect(),
+        tags: definition.tags(),
         definition,
     })
 }

@@ -66,6 +66,11 @@ const OF_FILES: &[Step] = &[
         "home",
         include_str!("../../../migrations/sqlite/0009_home.sql"),
     ),
+    (
+        10,
+        "tag slots",
+        include_str!("../../../migrations/sqlite/0010_tag_slots.sql"),
+    ),
 ];
 
 /// Every migration of a PostgreSQL database, by number.
@@ -104,6 +109,11 @@ const OF_POSTGRES: &[Step] = &[
         9,
         "home",
         include_str!("../../../migrations/postgres/0009_home.sql"),
+    ),
+    (
+        10,
+        "tag slots",
+        include_str!("../../../migrations/postgres/0010_tag_slots.sql"),
     ),
 ];
 

@@ -30,6 +30,8 @@ pub mod segment;
 pub mod slot;
 pub mod sql;
 mod sqlite;
+pub mod tag;
+pub mod tag_slot;
 pub mod task_run;
 pub mod token;
 pub mod transition;

@@ -16,10 +16,11 @@ use super::flow_version::Version;
 use super::lease::Tenure;
 use super::memory::Memory;
 use super::segment::{self, Used};
+use super::tag_slot::{self, Asking};
 use super::task_run::{self, Kept, Key};
 use super::tx::{Arg, Tx};
-use super::{DbError, card, log_line};
-use crate::model::id::{AgentId, FlowRunId, FlowVersionId};
+use super::{DbError, card, log_line, tag};
+use crate::model::id::{AgentId, FlowRunId, FlowVersionId, ProjectId};
 use crate::model::run::{Card, FlowRunMoved, Happening, LogLine, TaskRunKey, TaskRunMoved};
 use crate::model::state::{Event, State};
 use crate::wire::{LeaseKey, Report};
@@ -59,6 +60,8 @@ pub struct Outcome {
     pub waiting: Vec<(i64, Timestamp)>,
     /// Versions of which the agent declined a run, and why.
     pub declined: Vec<(FlowVersionId, String)>,
+    /// Projects in which task runs ask for slots of tags.
+    pub asked: BTreeSet<ProjectId>,
     /// Reports that made no sense where the run stood, and were left out.
     pub refused: u64,
 }
@@ -75,6 +78,9 @@ struct Sheet<'a> {
     /// The last of each title: a statement may write a row once.
     cards: BTreeMap<(Key, String), Card>,
     used: Used,
+    /// Task runs with tags that ask for slots, and those that have begun.
+    asking: BTreeMap<Key, Asking>,
+    begun: BTreeMap<Key, Asking>,
     released: BTreeSet<FlowRunId>,
     delivered: BTreeSet<FlowRunId>,
     lost: HashSet<LeaseKey>,
@@ -144,6 +150,8 @@ impl<'a> Sheet<'a> {
             lines: Vec::new(),
             cards: BTreeMap::new(),
             used: Used::default(),
+            asking: BTreeMap::new(),
+            begun: BTreeMap::new(),
             released: BTreeSet::new(),
             delivered: BTreeSet::new(),
             lost: HashSet::new(),
@@ -317,8 +325,38 @@ impl<'a> Sheet<'a> {
         if !is_leased && task.result.is_some() {
             self.delivered.insert(id);
         }
+        self.line_up(key, version, &moved);
         self.changed_tasks.insert(key);
         true
+    }
+
+    /// Notes a task run with tags that asks for slots, or begins.
+    fn line_up(&mut self, key: Key, version: &Version, moved: &TaskRunMoved) {
+        let Some(task) = version.definition.tasks.get(key.1 as usize) else {
+            return;
+        };
+        if task.tags.is_empty() {
+            return;
+        }
+        self.asking.remove(&key);
+        self.begun.remove(&key);
+        let Some((run, _)) = self.runs.get(&key.0) else {
+            return;
+        };
+        let asking = |attempts| Asking {
+            project: version.project_id,
+            tags: task.tags.clone(),
+            epoch: run.epoch,
+            attempts,
+        };
+        match moved.event {
+            Event::Queue => drop(self.asking.insert(key, asking(moved.attempts))),
+            Event::Start => drop(
+                self.begun
+                    .insert(key, asking(moved.attempts.saturating_sub(1))),
+            ),
+            _ => {}
+        }
     }
 
     fn log(&mut self, id: FlowRunId, version: &Version, lines: Vec<LogLine>) -> bool {
@@ -369,6 +407,7 @@ impl<'a> Sheet<'a> {
             .into_iter()
             .filter_map(|key| Some((key, self.tasks.remove(&key)?)));
         task_run::put(tx, tasks.collect::<Vec<_>>()).await?;
+        self.write_line(tx).await?;
         let mut runs = Vec::new();
         for id in &self.changed_runs {
             let Some((mut run, _)) = self.runs.remove(id) else {
@@ -396,6 +435,25 @@ impl<'a> Sheet<'a> {
         self.outcome.lost = self.lost.into_iter().collect();
         self.outcome.lapsed = self.lapsed.into_iter().collect();
         Ok(self.outcome)
+    }
+}
+
+impl Sheet<'_> {
+    /// Writes who asks for slots of tags, and who has begun that counts against them.
+    async fn write_line(&mut self, tx: &mut Tx) -> Result<(), DbError> {
+        let asking = std::mem::take(&mut self.asking);
+        self.outcome.asked = asking.values().map(|one| one.project).collect();
+        tag_slot::ask(tx, asking, self.now).await?;
+        let mut begun = std::mem::take(&mut self.begun);
+        if begun.is_empty() {
+            return Ok(());
+        }
+        let limited = tag::all(tx).await?;
+        begun.retain(|_, one| {
+            let own = limited.get(&one.project);
+            own.is_some_and(|own| !own.is_disjoint(&one.tags))
+        });
+        tag_slot::begin(tx, begun, self.now).await
     }
 }
 

@@ -10,6 +10,9 @@ use crate::server::db::DbError;
 use crate::server::db::sql::Sql;
 use crate::server::db::tx::{Tx, args};
 
+/// As long as a run ever waits that waits for something else than an instant: its timeout ends it before.
+const FOREVER: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+
 impl Standing {
     /// Takes the run back until it goes on by itself: nobody has it meanwhile, and it takes no slot.
     ///
@@ -19,7 +22,8 @@ impl Standing {
     pub fn rest(&mut self, moved: &Move<'_>, delay: Duration) -> Result<(), Refusal> {
         self.step(moved)?;
         self.rests += 1;
-        self.due_at = moved.at.saturating_add(delay).unwrap_or(Timestamp::MAX);
+        let due_at = moved.at.checked_add(delay.min(FOREVER));
+        self.due_at = due_at.unwrap_or(moved.at);
         Ok(())
     }
 }
