@@ -23,8 +23,9 @@ use crate::model::run::{Card, TaskRun};
 use crate::wire::{
     Agent, Claims, Deletions, ErrorBody, Explanation, FlowRun, Health, Leave, ListQuery, Listen,
     LogPage, LogQuery, MadeToken, NewDecision, NewDrain, NewFlowRun, NewProject, NewRetry,
-    NewSession, NewToken, Orders, Orphans, Page, Poll, Project, Registered, Registration, Renewal,
-    Renewed, ReportBatch, Reported, Session, Sighted, Slots, Token, Transition, WatchQuery,
+    NewSession, NewToken, Orders, Orphans, Page, Poll, Project, RegisterQuery, Registered,
+    Registration, Renewal, Renewed, ReportBatch, Reported, Session, Sighted, Slots, Token,
+    Transition, WatchQuery,
 };
 
 pub use error::{ClientError, Refused, Unreachable, Unreadable};
@@ -178,8 +179,24 @@ impl Client {
         project: &str,
         registration: &Registration,
     ) -> Result<Registered, ClientError> {
+        let query = RegisterQuery::default();
+        self.register_with(project, registration, &query).await
+    }
+
+    /// As [`Client::register`], for a flow that takes a new name.
+    ///
+    /// # Errors
+    ///
+    /// `flow-unknown`, `flow-exists` too.
+    pub async fn register_with(
+        &self,
+        project: &str,
+        registration: &Registration,
+        query: &RegisterQuery,
+    ) -> Result<Registered, ClientError> {
         let path = format!("/api/projects/{}/flows", encoded(project));
-        self.call(Call::post(path, registration).repeatable()).await
+        let call = Call::post(path, registration).query(query);
+        self.call(call.repeatable()).await
     }
 
     /// Makes a run. Repeated by itself only if it has an idempotency key.

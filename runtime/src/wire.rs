@@ -28,7 +28,7 @@ use crate::model::state::{Event, State};
 pub use self::agent::{
     Agent, AgentRun, Drain, Listen, NewDrain, NewSession, Orders, Rest, Session,
 };
-pub use self::change::{ResumeQuery, Slots};
+pub use self::change::{NewRollback, RegisterQuery, ResumeQuery, Slots};
 pub use self::decision::{Cancelled, Decided, NewDecision, NewRetry};
 pub use self::segment::{Deletions, KeptSegment, Orphans, Segment, Sighted};
 pub use self::tag::{GivenSlots, LimitedTags, Tag};
@@ -227,8 +227,11 @@ pub struct FlowVersion {
     pub locations: Vec<Location>,
     /// When it was registered.
     pub created_at: Timestamp,
-    /// When a newer version took its place.
+    /// When another version took its place; none while it is the current one.
     pub archived_at: Option<Timestamp>,
+    /// Who registered it: the name of a token; empty if nobody wrote it down.
+    #[serde(default)]
+    pub by: String,
 }
 
 /// Asks for a run.

@@ -60,6 +60,17 @@ pub(crate) fn count(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Reads the number of a version.
+pub(crate) fn version(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err(format!(
+            "`{}` is not the number of a version: expected 1 or more",
+            shown(text)
+        )),
+    }
+}
+
 /// Reads how many slots there are; `none` is as many as are wanted.
 pub(crate) fn slots(text: &str) -> Result<Slots, String> {
     let slots = match text {

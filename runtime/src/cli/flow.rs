@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::Call;
-use super::argument::{count, slots, state};
+use super::argument::{count, slots, state, version};
 use super::failure::Done;
 use super::flow_run::{ListArgs, print_list};
 use super::reach::{Reach, note_cut, pages};
@@ -11,7 +11,7 @@ use super::words;
 use crate::client::Client;
 use crate::model::flow::Definition;
 use crate::model::schedule::{CatchUp, Schedule};
-use crate::wire::{Flow, FlowVersion, ListQuery, ResumeQuery, Slots};
+use crate::wire::{Flow, FlowVersion, ListQuery, NewRollback, ResumeQuery, Slots};
 
 /// How many runs to come are shown.
 const NEXT_RUNS: usize = 10;
@@ -37,7 +37,32 @@ enum Verb {
         limit: usize,
     },
     /// Shows a flow with its current version: parameters, tasks, grants, labels, schedule.
-    Show(Which),
+    Show {
+        #[command(flatten)]
+        which: Which,
+        /// Another version, by its number.
+        #[arg(long, value_name = "N", value_parser = version)]
+        version: Option<u32>,
+    },
+    /// Lists the versions of a flow, newest first: what they are, when they were registered, and by whom.
+    Versions {
+        #[command(flatten)]
+        which: Which,
+        /// How many at most.
+        #[arg(long, default_value_t = 50, value_parser = count)]
+        limit: usize,
+    },
+    /// Makes an earlier version of a flow the current one.
+    ///
+    /// Its schedule is that of the version from then on. Runs that are there already stay what they are, but
+    /// for those that the schedule has made and nobody has begun. The next registration is one more version.
+    Rollback {
+        #[command(flatten)]
+        which: Which,
+        /// Its number; the last one before the current one unless given.
+        #[arg(long, value_name = "N", value_parser = version)]
+        version: Option<u32>,
+    },
     /// Lists the runs of a flow, newest first.
     Runs {
         #[command(flatten)]
@@ -91,7 +116,11 @@ pub(super) fn run(noun: Noun, call: &Call) -> Done {
     call.wait(async {
         match noun.verb {
             Verb::List { project, limit } => list(&client, project, limit, call).await,
-            Verb::Show(which) => show(&client, &which.flow, call).await,
+            Verb::Show { which, version } => show(&client, &which.flow, version, call).await,
+            Verb::Versions { which, limit } => versions(&client, &which.flow, limit, call).await,
+            Verb::Rollback { which, version } => {
+                roll_back(&client, &which.flow, version, call).await
+            }
             Verb::Runs {
                 which,
                 state,
@@ -169,38 +198,110 @@ async fn list(client: &Client, project: Option<String>, limit: usize, call: &Cal
     Ok(())
 }
 
-/// Returns the newest version of a flow.
-pub(super) async fn newest_version(client: &Client, flow: &str) -> Done<FlowVersion> {
-    let query = ListQuery {
-        limit: Some(1),
-        ..ListQuery::default()
-    };
-    let versions = client.flow_versions(flow, &query).await?.items;
-    versions
-        .into_iter()
-        .next()
-        .ok_or_else(|| super::Failure::could(format!("the flow `{flow}` has no version")))
+/// Returns the current version of a flow, or the one of a number.
+pub(super) async fn version_of(
+    client: &Client,
+    flow: &str,
+    number: Option<u32>,
+) -> Done<FlowVersion> {
+    let flow = client.flow(flow).await?;
+    of_number(client, &flow, number.unwrap_or(flow.version)).await
 }
 
-async fn show(client: &Client, name: &str, call: &Call) -> Done {
+/// Returns a version of a flow by its number.
+async fn of_number(client: &Client, flow: &Flow, number: u32) -> Done<FlowVersion> {
+    let query = ListQuery {
+        limit: Some(1),
+        // Newest first: the page begins with it.
+        cursor: Some(number.saturating_add(1).to_string()),
+        ..ListQuery::default()
+    };
+    let versions = client.flow_versions(&flow.id.to_string(), &query).await?;
+    let first = versions.items.into_iter().next();
+    let (project, name) = (&flow.project, &flow.name);
+    first.filter(|one| one.version == number).ok_or_else(|| {
+        super::Failure::could(format!("the flow `{name}` has no version {number}")).or_hint(
+            format!("waft flow versions {project}/{name} lists those there are"),
+        )
+    })
+}
+
+async fn versions(client: &Client, name: &str, limit: usize, call: &Call) -> Done {
     let flow = client.flow(name).await?;
-    let version = newest_version(client, &flow.id.to_string()).await?;
+    let id = flow.id.to_string();
+    let list = async |query: &ListQuery| client.flow_versions(&id, query).await;
+    let (versions, is_cut) = pages(ListQuery::default(), limit, list).await?;
+    if call.output.is_json() {
+        return call.output.json(&versions);
+    }
+    let rows: Vec<_> = versions
+        .into_iter()
+        .map(|one| {
+            let is_current = one.version == flow.version;
+            vec![
+                one.version.to_string(),
+                if is_current { "current" } else { "-" }.to_owned(),
+                one.artifact.to_short(),
+                words::size(one.artifact_size),
+                words::instant(one.created_at),
+                match one.by.is_empty() {
+                    true => "-".to_owned(),
+                    false => one.by,
+                },
+            ]
+        })
+        .collect();
+    let columns = ["version", "state", "artifact", "size", "registered", "by"];
+    call.output
+        .table(&columns, &rows, "there are no versions")?;
+    note_cut(call, is_cut);
+    Ok(())
+}
+
+async fn roll_back(client: &Client, name: &str, version: Option<u32>, call: &Call) -> Done {
+    let flow = client.flow(name).await?;
+    let back = NewRollback { version };
+    let now = client.roll_back(&flow.id.to_string(), &back).await?;
+    if call.output.is_json() {
+        return call.output.json(&now);
+    }
+    for line in &now.added_grants {
+        let note = format!("it asks for {line}, which version {} did not", flow.version);
+        call.output.note(note);
+    }
+    let what = match now.version == flow.version {
+        true => format!("version {} is the current one already", now.version),
+        false => format!(
+            "version {} is the current one, in the place of {}",
+            now.version, flow.version
+        ),
+    };
+    call.output
+        .note(format!("flow `{}/{}`: {what}", flow.project, flow.name));
+    Ok(())
+}
+
+async fn show(client: &Client, name: &str, number: Option<u32>, call: &Call) -> Done {
+    let flow = client.flow(name).await?;
+    let is_current = number.is_none_or(|number| number == flow.version);
+    let version = of_number(client, &flow, number.unwrap_or(flow.version)).await?;
     if call.output.is_json() {
         let mut shown = serde_json::to_value(&flow)?;
-        shown["current"] = serde_json::to_value(&version)?;
+        let place = if is_current { "current" } else { "shown" };
+        shown[place] = serde_json::to_value(&version)?;
         return call.output.json(&shown);
     }
     let out = &call.output;
     let definition = &version.definition;
     let locations: Vec<_> = version.locations.iter().map(|it| it.root.clone()).collect();
-    let labels: Vec<_> = flow.labels.iter().map(str::to_owned).collect();
+    let labels: Vec<_> = version.labels.iter().map(str::to_owned).collect();
     out.line(format_args!(
         "flow        {}/{} version {}",
-        flow.project, flow.name, flow.version
+        flow.project, flow.name, version.version
     ))?;
     out.line(format_args!(
         "artifact    {} ({})",
-        flow.artifact,
+        version.artifact,
         words::size(version.artifact_size)
     ))?;
     out.line(format_args!(
@@ -208,16 +309,18 @@ async fn show(client: &Client, name: &str, call: &Call) -> Done {
         words::list_or_none(&locations)
     ))?;
     out.line(format_args!("labels      {}", words::list_or_none(&labels)))?;
-    out.line(format_args!(
-        "state       {}",
-        standing(&flow, definition, call)
-    ))?;
+    let state = match is_current {
+        true => standing(&flow, definition, call),
+        false => format!("version {} is the current one", flow.version),
+    };
+    out.line(format_args!("state       {state}"))?;
     if let Some(slots) = flow.slots {
         out.line(format_args!("slots       {}", words::slots(Some(slots))))?;
     }
     out.line(super::inspect::definition_text(definition).trim_end())?;
-    match (&definition.schedule, flow.is_archived || flow.is_paused) {
-        (Some(schedule), false) => next_runs(schedule, call),
+    let makes_runs = is_current && !flow.is_archived && !flow.is_paused;
+    match (&definition.schedule, makes_runs) {
+        (Some(schedule), true) => next_runs(schedule, call),
         _ => Ok(()),
     }
 }

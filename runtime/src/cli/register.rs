@@ -11,7 +11,7 @@ use super::Call;
 use super::argument::{label, name};
 use super::component::{Component, Which, sandbox_of_agent};
 use super::failure::{Done, Failure};
-use super::flow::newest_version;
+use super::flow::version_of;
 use super::progress::with_bar;
 use super::reach::Reach;
 use super::stored::{self, is_stored};
@@ -20,7 +20,7 @@ use crate::client::Client;
 use crate::config::hostname;
 use crate::model::label::Labels;
 use crate::storage::{Before, Put, Root, Storage};
-use crate::wire::{ListQuery, Location, Registered, Registration};
+use crate::wire::{ListQuery, Location, RegisterQuery, Registered, Registration};
 
 /// Makes a flow known to the server: stores its component, and posts what it is.
 ///
@@ -51,6 +51,10 @@ pub(super) struct Args {
     /// A label that an agent must offer to run it. Repeatable.
     #[arg(long, value_parser = label)]
     label: Vec<String>,
+    /// The name that the flow has had so far, where this version gives it a new one: versions, runs, slots and
+    /// whether its schedule rests stay with it.
+    #[arg(long, value_name = "OLD", value_parser = name)]
+    renames: Option<String>,
     /// Leaves out the label of the storage, which for a local folder is the name of this machine.
     #[arg(long)]
     no_auto_labels: bool,
@@ -87,7 +91,7 @@ pub(super) fn run(mut args: Args, call: &Call) -> Done {
             args.which.shown = Some(place.clone());
         }
         let component = args.which.load(call, &sandbox_of_agent(call)?).await?;
-        let added = added_grants(&client, &args.project, &component).await?;
+        let added = added_grants(&client, &args, &component).await?;
         show_grants(&component, &added, call);
         if !added.is_empty() {
             let flow = &component.definition().name;
@@ -170,12 +174,19 @@ pub(super) fn default_root(call: &Call) -> Done<Root> {
 }
 
 /// Lists what this version asks for and the last one did not; nothing if there was none.
-async fn added_grants(client: &Client, project: &str, component: &Component) -> Done<Vec<String>> {
-    let name = format!("{project}/{}", component.definition().name);
-    let last = match newest_version(client, &name).await {
-        Ok(version) => version.definition.needs().grants.lines(),
-        Err(failure) if failure.refusal() == Some("flow-unknown") => return Ok(Vec::new()),
-        Err(failure) => return Err(failure),
+async fn added_grants(client: &Client, args: &Args, component: &Component) -> Done<Vec<String>> {
+    let mut last = None;
+    // What is renamed already has its new name.
+    for name in args.renames.iter().chain([&component.definition().name]) {
+        let name = format!("{}/{name}", args.project);
+        match version_of(client, &name, None).await {
+            Ok(version) => last = last.or(Some(version.definition.needs().grants.lines())),
+            Err(failure) if failure.refusal() == Some("flow-unknown") => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    let Some(last) = last else {
+        return Ok(Vec::new());
     };
     let mut lines = component.grants();
     lines.retain(|line| !last.contains(line));
@@ -232,8 +243,11 @@ async fn post(
         labels,
         is_paused: args.paused,
     };
+    let query = RegisterQuery {
+        renames: args.renames.clone(),
+    };
     client
-        .register(&args.project, &registration)
+        .register_with(&args.project, &registration, &query)
         .await
         .with_context(|| format!("cannot register `{}`", component.definition().name))
         .map_err(Failure::from)

@@ -4,7 +4,9 @@ use http::Method;
 
 use super::call::{Call, encoded};
 use super::{Client, ClientError};
-use crate::wire::{Cancelled, Flow, FlowVersion, ListQuery, Page, ResumeQuery, Slots};
+use crate::wire::{
+    Cancelled, Flow, FlowVersion, ListQuery, NewRollback, Page, Registered, ResumeQuery, Slots,
+};
 
 impl Client {
     /// Lists flows by project and name.
@@ -51,6 +53,20 @@ impl Client {
     ) -> Result<Page<FlowVersion>, ClientError> {
         let path = format!("/api/flows/{}/versions", encoded(flow));
         self.call(Call::get(path).query(query)).await
+    }
+
+    /// Makes another version of a flow the current one.
+    ///
+    /// # Errors
+    ///
+    /// `flow-unknown`, `flow-ambiguous`, `flow-archived`, `version-unknown`.
+    pub async fn roll_back(
+        &self,
+        flow: &str,
+        back: &NewRollback,
+    ) -> Result<Registered, ClientError> {
+        let path = format!("/api/flows/{}/rollback", encoded(flow));
+        self.call(Call::post(path, back)).await
     }
 
     /// Lets the schedule of a flow rest.

@@ -71,6 +71,8 @@ codes! {
     FlowUnknown = "flow-unknown", NOT_FOUND;
     /// Several projects have a flow of this name.
     FlowAmbiguous = "flow-ambiguous", CONFLICT;
+    /// There is one of this name.
+    FlowExists = "flow-exists", CONFLICT;
     /// It takes no runs.
     FlowArchived = "flow-archived", CONFLICT;
     /// An agent has a run of it.

@@ -144,7 +144,7 @@ async fn hold(
     explanation: &mut Explanation,
 ) -> Answer<bool> {
     let (flow, project) = (found.version.flow_id, found.version.project_id);
-    let name = format!("{}/{}", found.version.project, found.version.flow);
+    let name = format!("{}/{}", found.version.project, found.flow_run.flow);
     if let Some(full) = slot::room(tx).await?.full(flow, project) {
         explanation.summary = full.to_string();
         let command = match full {

@@ -1,4 +1,4 @@
-//! Registering a version of a flow, in one transaction.
+//! Registering a version of a flow, and going back to an earlier one, each in one transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,6 +37,7 @@ pub async fn register(
     memory: &Memory,
     project: &Project,
     asked: Registration,
+    by: &str,
     now: Timestamp,
 ) -> Result<Done, DbError> {
     project::lock(tx, project.id).await?;
@@ -75,6 +76,11 @@ pub async fn register(
         FlowId::at(now.as_microsecond(), rand::random()),
         FlowVersionId::at(now.as_microsecond(), rand::random()),
     );
+    // Not that of the current version: an earlier one may be that.
+    let last = match &before {
+        Some(before) => flow_version::last_number(tx, before.id, None).await?,
+        None => None,
+    };
     let names = asked.definition.tasks.iter().map(|task| task.name.clone());
     let version = Version {
         id: ids.1,
@@ -82,7 +88,7 @@ pub async fn register(
         project_id: project.id,
         flow: asked.definition.name.clone(),
         project: project.name.clone(),
-        version: current.as_ref().map_or(1, |own| own.version + 1),
+        version: last.unwrap_or_default() + 1,
         artifact: asked.artifact,
         artifact_size: asked.artifact_size,
         definition_hash: hash,
@@ -91,45 +97,89 @@ pub async fn register(
         tags: asked.definition.tags(),
         definition: asked.definition,
     };
-    add(tx, &version, before.is_some(), asked.is_paused, now).await?;
+    let how = How {
+        is_known: before.is_some(),
+        is_paused: asked.is_paused,
+        by,
+    };
+    add(tx, &version, &how, now).await?;
     Ok(Done {
         registered: registered(&version, true, added),
         changed: before.map(|_| version.id),
     })
 }
 
-/// Adds a version and lets its flow follow it.
-async fn add(
+/// Makes a version the current one that was registered before; answers as if it was registered again.
+///
+/// Nothing is made: runs of clocks follow it, and the next registration is one more version.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn roll_back(
     tx: &mut Tx,
-    version: &Version,
-    is_known: bool,
-    is_paused: bool,
+    memory: &Memory,
+    current: FlowVersionId,
+    to: FlowVersionId,
     now: Timestamp,
-) -> Result<(), DbError> {
+) -> Result<Done, DbError> {
+    let current = memory.version(tx, current).await?.ok_or(DbError::Raced)?;
+    let version = memory.version(tx, to).await?.ok_or(DbError::Raced)?;
+    let added = added_grants(&version.definition, &current.definition);
+    if version.id != current.id {
+        refresh_places(tx, memory, &version).await?;
+        follow(tx, &version, now).await?;
+    }
+    Ok(Done {
+        registered: registered(&version, false, added),
+        changed: Some(version.id),
+    })
+}
+
+/// How a version is added.
+struct How<'a> {
+    /// Whether its flow is there.
+    is_known: bool,
+    /// Whether the schedule of the flow is to rest.
+    is_paused: bool,
+    /// Who registers it.
+    by: &'a str,
+}
+
+/// Adds a version and lets its flow follow it.
+async fn add(tx: &mut Tx, version: &Version, how: &How<'_>, now: Timestamp) -> Result<(), DbError> {
     let roots = roots(tx, version).await?;
     let needed = version.requirement(&crate::model::label::Labels::default(), roots);
     let requirement_id = requirement::intern(tx, &needed).await?;
     let (flow_id, id) = (version.flow_id, version.id);
-    if !is_known {
+    if !how.is_known {
         flow::add(
             tx,
             flow_id,
             version.project_id,
             &version.flow,
             id,
-            is_paused,
+            how.is_paused,
             now,
         )
         .await?;
-    } else if is_paused {
+    } else if how.is_paused {
         flow::pause(tx, flow_id, now).await?;
     }
     let new = flow_version::New {
         version,
         requirement_id,
         at: now,
+        by: how.by,
     };
     flow_version::add(tx, &new).await?;
+    follow(tx, version, now).await
+}
+
+/// Makes a version the current one of its flow. Runs that clocks made and nobody has claimed are made again
+/// for it.
+async fn follow(tx: &mut Tx, version: &Version, now: Timestamp) -> Result<(), DbError> {
+    let (flow_id, id) = (version.flow_id, version.id);
     flow::follow(tx, flow_id, id).await?;
     flow_version::archive_others(tx, flow_id, id, now).await?;
     schedule::delete_ahead(tx, flow_id, now).await?;

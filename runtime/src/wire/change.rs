@@ -15,6 +15,25 @@ pub struct ResumeQuery {
     pub catch_up: Option<CatchUp>,
 }
 
+/// What a registration does beside making a version.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct RegisterQuery {
+    /// The name that the flow has had so far, if it takes a new one: its versions, runs, slots and whether its
+    /// schedule rests stay with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub renames: Option<String>,
+}
+
+/// Asks for another version of a flow to be the current one.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct NewRollback {
+    /// The number of the version; the last one before the current one unless given.
+    pub version: Option<u32>,
+}
+
 /// How many runs agents may have at one time.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -36,7 +36,7 @@ pub struct Decided {
 pub struct NewRetry {
     /// Whether everything is done again; else what went well is kept, where nothing above it is done again.
     pub is_whole: bool,
-    /// Whether it is of the flow's newest version; else of the same. Tasks of the same name are the same.
+    /// Whether it is of the flow's current version; else of the same. Tasks of the same name are the same.
     pub is_newest: bool,
 }
 

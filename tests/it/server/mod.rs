@@ -17,6 +17,7 @@ mod retries;
 mod schedules;
 mod slots;
 mod tags;
+mod versions;
 mod waits;
 
 use std::collections::BTreeMap;

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::cli::argument::{instant, label};
+use crate::cli::argument::{instant, label, version};
 use crate::cli::failure::Done;
 use crate::cli::parameters::Given;
 use crate::cli::{Call, flow, watch};
@@ -24,6 +24,9 @@ pub(super) struct Args {
     /// The project that the name is looked up in.
     #[arg(long, value_name = "NAME")]
     project: Option<String>,
+    /// The number of the version that it is of; the current one unless given.
+    #[arg(long, value_name = "N", value_parser = version)]
+    version: Option<u32>,
     #[command(flatten)]
     given: Given,
     /// When it is due, in RFC 3339 with a zone; now unless given.
@@ -57,7 +60,7 @@ pub(super) async fn run(client: &Client, args: Args, call: &Call) -> Done {
     };
     let known = match args.given.needs_schema() {
         true => {
-            flow::newest_version(client, &flow_name)
+            flow::version_of(client, &flow_name, args.version)
                 .await?
                 .definition
                 .parameters
@@ -66,7 +69,7 @@ pub(super) async fn run(client: &Client, args: Args, call: &Call) -> Done {
     };
     let new = NewFlowRun {
         flow: flow_name,
-        version: None,
+        version: args.version,
         parameters: args.given.read(&known)?,
         scheduled_at: args.at,
         labels: Labels::from_iter(args.label),

@@ -25,7 +25,7 @@ pub(super) struct Args {
     /// Does everything again, and not only what did not go well.
     #[arg(long)]
     whole: bool,
-    /// Takes the flow's newest version instead of the run's own.
+    /// Takes the flow's current version instead of the run's own.
     #[arg(long)]
     newest: bool,
     /// Watches the new run until it is over; ends with exit code 3 if it did not succeed.

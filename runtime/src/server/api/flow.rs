@@ -14,14 +14,14 @@ use crate::server::app::App;
 use crate::server::db::flow::{self, Deleted, Found};
 use crate::server::db::realm::Realm;
 use crate::server::db::tx::Tx;
-use crate::server::db::{DbError, flow_version, schedule, slot};
+use crate::server::db::{self, DbError, flow_version, schedule, slot};
 use crate::server::error::{Answer, ApiError, Code};
 use crate::server::extract::{Json, Path, Query};
 use crate::server::news::News;
-use crate::server::registration;
+use crate::server::registration::{self, Done};
 use crate::wire::{
-    ErrorBody, Flow, FlowVersion, ListQuery, Location, Page, Registered, Registration, ResumeQuery,
-    Slots,
+    ErrorBody, Flow, FlowVersion, ListQuery, Location, NewRollback, Page, Project, RegisterQuery,
+    Registered, Registration, ResumeQuery, Slots,
 };
 
 /// Finds the flow that a text names: an id, `project/flow`, or a name that only one project has.
@@ -52,9 +52,10 @@ pub(super) async fn found(tx: &mut Tx, realm: &Realm, text: &str) -> Answer<Foun
     })
 }
 
-/// Registers a version of a flow; the same one again changes nothing.
+/// Registers a version of a flow; the same one again changes nothing. With `renames` it follows the versions
+/// of a flow that has had another name so far.
 #[utoipa::path(post, path = "/api/projects/{project}/flows", tag = "flow",
-params(("project" = String, Path, description = "Name or id")),
+params(("project" = String, Path, description = "Name or id"), RegisterQuery),
 request_body = Registration, responses(
     (status = 200, body = Registered), (status = "4XX", body = ErrorBody),
 ), security(("token" = [])))]
@@ -62,6 +63,7 @@ pub(super) async fn register(
     State(app): State<App>,
     access: Access,
     Path(text): Path<String>,
+    Query(query): Query<RegisterQuery>,
     Json(asked): Json<Registration>,
 ) -> Answer<Answered<Registered>> {
     access.may_change()?;
@@ -75,11 +77,20 @@ pub(super) async fn register(
         .write(move |tx| {
             Box::pin(async move {
                 let project = project::found(tx, &access.realm, &text).await?;
-                let done = registration::register(tx, &memory, &project, asked, now).await?;
+                if let Some(old) = &query.renames {
+                    rename(tx, &project, old, &asked.definition.name).await?;
+                }
+                let by = access.name.as_str();
+                let done = registration::register(tx, &memory, &project, asked, by, now).await?;
                 Ok::<_, ApiError>(done)
             })
         })
         .await?;
+    Ok(Answered(tell(&app, done).await))
+}
+
+/// Tells everybody concerned that another version is the current one of its flow.
+async fn tell(app: &App, done: Done) -> Registered {
     app.nudge_schedules();
     // An agent that polls already may take from now what it could not take before.
     let version = done.registered.flow_version_id;
@@ -87,7 +98,90 @@ pub(super) async fn register(
         app.announce_version(version).await;
     }
     app.spread(News::Version(version));
-    Ok(Answered(done.registered))
+    done.registered
+}
+
+/// Gives a flow the name that its next version has. A repeat finds it done.
+async fn rename(tx: &mut Tx, project: &Project, old: &str, new: &str) -> Answer<()> {
+    let shown: String = old.escape_default().take(150).collect();
+    if old == new {
+        let message = format!("the flow is called `{shown}` already");
+        return Err(ApiError::new(Code::ValueBad, message));
+    }
+    db::project::lock(tx, project.id).await?;
+    let before = flow::in_project(tx, project.id, old).await?;
+    let taken = flow::in_project(tx, project.id, new).await?;
+    match (before, taken) {
+        (Some(before), None) => Ok(flow::rename(tx, before.id, new).await?),
+        (None, Some(_)) => Ok(()),
+        (Some(_), Some(_)) => {
+            let message =
+                format!("`{shown}` cannot be called `{new}`: there is a flow of this name");
+            Err(ApiError::new(Code::FlowExists, message))
+        }
+        (None, None) => {
+            let message = format!("there is no flow `{shown}` in `{}`", project.name);
+            Err(ApiError::new(Code::FlowUnknown, message)
+                .hint("waft flow list shows those there are"))
+        }
+    }
+}
+
+/// Makes another version of a flow the current one: the last before it, or the one that is asked for. Runs of
+/// clocks that nobody has claimed are made again for it; all others keep what they were pinned to.
+#[utoipa::path(post, path = "/api/flows/{flow}/rollback", tag = "flow",
+params(("flow" = String, Path, description = "Id, name where unique, or `project/flow` (the slash encoded)")),
+request_body = NewRollback,
+responses((status = 200, body = Registered), (status = "4XX", body = ErrorBody)), security(("token" = [])))]
+pub(super) async fn roll_back(
+    State(app): State<App>,
+    access: Access,
+    Path(text): Path<String>,
+    Json(asked): Json<NewRollback>,
+) -> Answer<Answered<Registered>> {
+    access.may_change()?;
+    let (now, memory) = (app.clock.now(), app.db.memory.clone());
+    let done = app
+        .db
+        .write(move |tx| {
+            Box::pin(async move {
+                let named = found(tx, &access.realm, &text).await?;
+                db::project::lock(tx, named.project_id).await?;
+                flow::lock(tx, named.flow.id).await?;
+                let id = named.flow.id.to_string();
+                let flow = found(tx, &access.realm, &id).await?.flow;
+                if flow.is_archived {
+                    let message = format!("the flow `{}` is archived", flow.name);
+                    return Err(ApiError::new(Code::FlowArchived, message)
+                        .hint("waft register lets it take runs again"));
+                }
+                let number = match asked.version {
+                    Some(number) => Some(number),
+                    None => flow_version::last_number(tx, flow.id, Some(flow.version)).await?,
+                };
+                let to = match number {
+                    Some(number) => flow_version::by_number(tx, flow.id, number).await?,
+                    None => None,
+                };
+                let to = to.ok_or_else(|| no_version(&flow, number))?;
+                let current = flow.flow_version_id;
+                let done = registration::roll_back(tx, &memory, current, to, now).await?;
+                Ok::<_, ApiError>(done)
+            })
+        })
+        .await?;
+    Ok(Answered(tell(&app, done).await))
+}
+
+fn no_version(flow: &Flow, number: Option<u32>) -> ApiError {
+    let (project, name) = (&flow.project, &flow.name);
+    let message = match number {
+        Some(number) => format!("the flow `{name}` has no version {number}"),
+        None => format!("the flow `{name}` has no version before {}", flow.version),
+    };
+    ApiError::new(Code::VersionUnknown, message).hint(format!(
+        "waft flow versions {project}/{name} lists those there are"
+    ))
 }
 
 fn checked_definition(definition: &Definition) -> Answer<()> {

@@ -99,8 +99,11 @@ pub(super) async fn create(
         Some(number) => flow_version::by_number(&mut reader, flow.id, number)
             .await?
             .ok_or_else(|| {
-                let message = format!("the flow `{}` has no version {number}", flow.name);
-                ApiError::new(Code::VersionUnknown, message)
+                let (project, name) = (&flow.project, &flow.name);
+                let message = format!("the flow `{name}` has no version {number}");
+                ApiError::new(Code::VersionUnknown, message).hint(format!(
+                    "waft flow versions {project}/{name} lists those there are"
+                ))
             })?,
     };
     let version = app.db.memory.version(&mut reader, version_id).await?;

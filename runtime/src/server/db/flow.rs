@@ -203,6 +203,12 @@ pub async fn resume(tx: &mut Tx, id: FlowId) -> Result<Option<Timestamp>, DbErro
     row.map_or(Ok(None), |row| row.get(0))
 }
 
+/// Gives a flow another name.
+pub async fn rename(tx: &mut Tx, id: FlowId, name: &str) -> Result<(), DbError> {
+    let sql = "UPDATE flow SET name = $2 WHERE id = $1";
+    tx.run(sql, args![id, name]).await.map(drop)
+}
+
 /// Takes no runs from now on.
 pub async fn archive(tx: &mut Tx, id: FlowId) -> Result<(), DbError> {
     let sql = "UPDATE flow SET is_archived = TRUE WHERE id = $1";

@@ -13,7 +13,7 @@ use crate::model::requirement::Requirement;
 use crate::model::schedule::Overlap;
 use crate::wire::FlowVersion;
 
-/// What never changes about a version, with the names of its flow and project, which do not either.
+/// What never changes about a version, with the name of its project, which does not either.
 #[derive(Clone, Debug)]
 pub struct Version {
     /// Its id.
@@ -22,7 +22,7 @@ pub struct Version {
     pub flow_id: FlowId,
     /// Its project's id.
     pub project_id: ProjectId,
-    /// Its flow's name.
+    /// What its flow was called when it was registered, which its component says.
     pub flow: String,
     /// Its project's name.
     pub project: String,
@@ -86,13 +86,15 @@ pub struct New<'a> {
     pub requirement_id: i64,
     /// Now.
     pub at: jiff::Timestamp,
+    /// Who registers it.
+    pub by: &'a str,
 }
 
 /// Adds a version.
 pub async fn add(tx: &mut Tx, new: &New<'_>) -> Result<(), DbError> {
     let sql = "INSERT INTO flow_version (id, flow_id, version, artifact, artifact_size, definition, \
-               definition_hash, labels, requirement_id, created_at) \
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+               definition_hash, labels, requirement_id, created_at, by_whom) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
     let own = new.version;
     let args = args![
         own.id,
@@ -105,6 +107,7 @@ pub async fn add(tx: &mut Tx, new: &New<'_>) -> Result<(), DbError> {
         Json(&own.labels),
         new.requirement_id,
         new.at,
+        new.by,
     ];
     tx.run(sql, args).await.map(drop)
 }
@@ -115,7 +118,7 @@ pub async fn artifacts(tx: &mut Tx) -> Result<HashSet<Digest>, DbError> {
     rows.await?.iter().map(|row| row.get(0)).collect()
 }
 
-/// Marks every version of a flow but one as followed by a newer one.
+/// Marks every version of a flow but one as followed by another.
 pub async fn archive_others(
     tx: &mut Tx,
     flow: FlowId,
@@ -124,12 +127,14 @@ pub async fn archive_others(
 ) -> Result<(), DbError> {
     let sql = "UPDATE flow_version SET archived_at = $3 \
                WHERE flow_id = $1 AND id <> $2 AND archived_at IS NULL";
-    tx.run(sql, args![flow, current, at]).await.map(drop)
+    tx.run(sql, args![flow, current, at]).await?;
+    let sql = "UPDATE flow_version SET archived_at = NULL WHERE id = $1";
+    tx.run(sql, args![current]).await.map(drop)
 }
 
 /// Reads a version.
 pub async fn read(tx: &mut Tx, id: FlowVersionId) -> Result<Option<Version>, DbError> {
-    let sql = "SELECT v.id, v.flow_id, f.project_id, f.name, p.name, v.version, v.artifact, \
+    let sql = "SELECT v.id, v.flow_id, f.project_id, p.name, v.version, v.artifact, \
                v.artifact_size, v.definition, v.definition_hash, v.labels \
                FROM flow_version v JOIN flow f ON f.id = v.flow_id \
                JOIN project p ON p.id = f.project_id WHERE v.id = $1";
@@ -138,19 +143,19 @@ pub async fn read(tx: &mut Tx, id: FlowVersionId) -> Result<Option<Version>, DbE
 }
 
 fn version(row: &Row) -> Result<Version, DbError> {
-    let Json(definition): Json<Definition> = row.get(8)?;
-    let Json(labels) = row.get(10)?;
+    let Json(definition): Json<Definition> = row.get(7)?;
+    let Json(labels) = row.get(9)?;
     let names = definition.tasks.iter().map(|task| task.name.clone());
     Ok(Version {
         id: row.get(0)?,
         flow_id: row.get(1)?,
         project_id: row.get(2)?,
-        flow: row.get(3)?,
-        project: row.get(4)?,
-        version: row.get(5)?,
-        artifact: row.get(6)?,
-        artifact_size: row.get(7)?,
-        definition_hash: row.get(9)?,
+        flow: definition.name.clone(),
+        project: row.get(3)?,
+        version: row.get(4)?,
+        artifact: row.get(5)?,
+        artifact_size: row.get(6)?,
+        definition_hash: row.get(8)?,
         labels,
         places: names.zip(0..).collect(),
         tags: definition.tags(),
@@ -181,6 +186,18 @@ pub async fn by_number(
     row.map(|row| row.get(0)).transpose()
 }
 
+/// Returns the highest number of a version of a flow below `below`; none if there is none.
+pub async fn last_number(
+    tx: &mut Tx,
+    flow: FlowId,
+    below: Option<u32>,
+) -> Result<Option<u32>, DbError> {
+    let sql = "SELECT max(version) FROM flow_version WHERE flow_id = $1 AND version < $2";
+    let below = below.map_or(i64::MAX, i64::from);
+    let row = tx.row(sql, args![flow, below]).await?;
+    row.map_or(Ok(None), |row| row.get(0))
+}
+
 /// Most bytes of the definitions of one page, unless its first alone has more.
 const PAGE_BYTES_MAX: u64 = 4 * MIB;
 
@@ -204,7 +221,7 @@ pub async fn list(
         count += 1;
     }
     let sql = "SELECT v.id, v.version, v.artifact, v.artifact_size, v.definition, \
-               v.definition_hash, v.labels, v.created_at, v.archived_at, f.project_id \
+               v.definition_hash, v.labels, v.created_at, v.archived_at, f.project_id, v.by_whom \
                FROM flow_version v JOIN flow f ON f.id = v.flow_id \
                WHERE v.flow_id = $1 AND v.version < $2 ORDER BY v.version DESC LIMIT $3";
     let mut versions = Vec::new();
@@ -223,6 +240,7 @@ pub async fn list(
             locations: location::list(tx, row.get(9)?, artifact).await?,
             created_at: row.get(7)?,
             archived_at: row.get(8)?,
+            by: row.get(10)?,
         });
     }
     let is_cut = versions.len() < sizes.len();

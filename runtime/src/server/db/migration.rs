@@ -71,6 +71,11 @@ const OF_FILES: &[Step] = &[
         "tag slots",
         include_str!("../../../migrations/sqlite/0010_tag_slots.sql"),
     ),
+    (
+        10,
+        "version by",
+        include_str!("../../../migrations/sqlite/0010_version_by.sql"),
+    ),
 ];
 
 /// Every migration of a PostgreSQL database, by number.
@@ -114,6 +119,11 @@ const OF_POSTGRES: &[Step] = &[
         10,
         "tag slots",
         include_str!("../../../migrations/postgres/0010_tag_slots.sql"),
+    ),
+    (
+        10,
+        "version by",
+        include_str!("../../../migrations/postgres/0010_version_by.sql"),
     ),
 ];
 

@@ -344,9 +344,9 @@ mod tests {
             };
             let (memory, project) = (self.db.memory.clone(), self.project.clone());
             let registered = self.db.write(move |tx| {
-                Box::pin(
-                    async move { registration::register(tx, &memory, &project, asked, NOW).await },
-                )
+                Box::pin(async move {
+                    registration::register(tx, &memory, &project, asked, "", NOW).await
+                })
             });
             registered.await.unwrap();
         }

@@ -86,7 +86,7 @@ pub(in crate::server::api) async fn retry(
     Ok(Answered(run))
 }
 
-/// Returns the newest version of a run's flow.
+/// Returns the current version of a run's flow.
 async fn newest(tx: &mut Tx, realm: &Realm, found: &Found) -> Answer<FlowVersionId> {
     let id = found.version.flow_id.to_string();
     let flow = flow::named(tx, realm, &id).await?.pop();

@@ -20,7 +20,8 @@ macro_rules! listed {
             "SELECT r.id, r.flow_version_id, r.state, r.message, r.code, r.parameters, ",
             "r.requirement_id, r.rank, r.created_at, r.scheduled_at, r.started_at, r.ended_at, ",
             "r.epoch, (SELECT a.name FROM agent a WHERE a.id = r.agent_id), r.result, ",
-            "r.transition, r.clock, r.project_id, r.due_at, r.retry_of FROM flow_run r ",
+            "r.transition, r.clock, r.project_id, r.due_at, r.retry_of, ",
+            "(SELECT f.name FROM flow f WHERE f.id = r.flow_id) FROM flow_run r ",
             $($rest),+
         )
     };
@@ -36,7 +37,8 @@ async fn listed(tx: &mut Tx, memory: &Memory, row: &Row) -> Result<FlowRun, DbEr
     Ok(FlowRun {
         id: row.get(0)?,
         flow_run_id: row.get(0)?,
-        flow: version.flow.clone(),
+        // Not as the version has it: its flow may be called otherwise by now.
+        flow: row.get(20)?,
         flow_id: version.flow_id,
         project: version.project.clone(),
         version: version.version,
