@@ -72,9 +72,9 @@ const OF_FILES: &[Step] = &[
         include_str!("../../../migrations/sqlite/0010_tag_slots.sql"),
     ),
     (
-        10,
+        11,
         "version by",
-        include_str!("../../../migrations/sqlite/0010_version_by.sql"),
+        include_str!("../../../migrations/sqlite/0011_version_by.sql"),
     ),
 ];
 
@@ -121,9 +121,9 @@ const OF_POSTGRES: &[Step] = &[
         include_str!("../../../migrations/postgres/0010_tag_slots.sql"),
     ),
     (
-        10,
+        11,
         "version by",
-        include_str!("../../../migrations/postgres/0010_version_by.sql"),
+        include_str!("../../../migrations/postgres/0011_version_by.sql"),
     ),
 ];
 
