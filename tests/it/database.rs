@@ -101,7 +101,6 @@ async fn an_older_database_is_migrated_and_told_from_where() {
             "ALTER TABLE agent DROP COLUMN home",
             "ALTER TABLE agent DROP COLUMN begun_at",
             "DROP INDEX log_line_of_run",
-            "DELETE FROM _sqlx_migrations WHERE version = 9",
             "DROP INDEX task_run_unheard",
             "ALTER TABLE task_run DROP COLUMN is_heard",
             "ALTER TABLE task_run DROP COLUMN decision",

@@ -517,15 +517,9 @@ async fn an_agent_of_an_earlier_version_gets_no_run_that_waits_for_slots() {
     world.register("plain").await;
     world.set("db", Some(1)).await;
     let new = NewSession {
-        name: "old".to_owned(),
-        hostname: "host".to_owned(),
-        version: "0.1.0".to_owned(),
         protocol: PROTOCOL - 1,
-        offer: offer(),
-        slots: 4,
-        replaces: None,
         is_start: false,
-        rests: Vec::new(),
+        ..hello("old", offer())
     };
     let session = world.client.open_session(&new).await.unwrap();
     let old = Agent {
