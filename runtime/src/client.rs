@@ -22,7 +22,7 @@ use crate::model::id::{FlowRunId, TokenId};
 use crate::model::run::{Card, TaskRun};
 use crate::wire::{
     Agent, Claims, Deletions, ErrorBody, Explanation, FlowRun, Health, Leave, ListQuery, Listen,
-    LogPage, LogQuery, MadeToken, NewDecision, NewDrain, NewFlowRun, NewProject, NewRetry,
+    LogPage, LogQuery, MadeToken, NewDecision, NewDrain, NewFlowRun, NewMark, NewProject, NewRetry,
     NewSession, NewToken, Orders, Orphans, Page, Poll, Project, RegisterQuery, Registered,
     Registration, Renewal, Renewed, ReportBatch, Reported, Session, Sighted, Slots, Token,
     Transition, WatchQuery,
@@ -323,6 +323,16 @@ impl Client {
     pub async fn retry(&self, id: FlowRunId, retry: &NewRetry) -> Result<FlowRun, ClientError> {
         let path = format!("/api/flow-runs/{id}/retry");
         self.call(Call::post(path, retry)).await
+    }
+
+    /// Says how a run, or task runs of it, end that are not over.
+    ///
+    /// # Errors
+    ///
+    /// `flow-run-unknown`, `flow-run-over`, `task-unknown`, `task-run-over`, `value-bad`, `state-wrong`.
+    pub async fn mark(&self, id: FlowRunId, mark: &NewMark) -> Result<FlowRun, ClientError> {
+        let path = format!("/api/flow-runs/{id}/mark");
+        self.call(Call::post(path, mark)).await
     }
 
     /// Decides about task runs of a run that wait for a person.

@@ -29,7 +29,7 @@ pub use self::agent::{
     Agent, AgentRun, Drain, Listen, NewDrain, NewSession, Orders, Rest, Session,
 };
 pub use self::change::{NewRollback, RegisterQuery, ResumeQuery, Slots};
-pub use self::decision::{Cancelled, Decided, NewDecision, NewRetry};
+pub use self::decision::{Cancelled, Decided, NewDecision, NewMark, NewRetry, TaskMark};
 pub use self::segment::{Deletions, KeptSegment, Orphans, Segment, Sighted};
 pub use self::tag::{GivenSlots, LimitedTags, Tag};
 
@@ -303,7 +303,7 @@ pub struct FlowRun {
     pub started_at: Option<Timestamp>,
     /// When it was over.
     pub ended_at: Option<Timestamp>,
-    /// How often it was claimed; the lease epoch.
+    /// The lease epoch: how often it was claimed, and once more if a person has ended it while an agent had it.
     pub claims: u32,
     /// The agent that has or had it last, by name.
     pub agent: Option<String>,
@@ -407,6 +407,9 @@ pub struct Explanation {
     /// The agents that were not, if there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agents_gone: Option<AgentsGone>,
+    /// What people said about how tasks of it end, a line for each task.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub marks: Vec<String>,
     /// What would help, as lines to paste.
     pub hints: Vec<String>,
 }

@@ -4,17 +4,20 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
+use serde_json::json;
 use tokio::sync::Barrier;
 
 use waft::client::Client;
+use waft::model::run::Verdict;
 use waft::model::state::State;
 use waft::server::db::sql::Sql;
 use waft::server::db::{Db, DbError, Place, copy};
 use waft::server::{self, Migrated, ServerSettings, start};
-use waft::wire::{ListQuery, NewProject};
+use waft::wire::{ListQuery, NewMark, NewProject};
 
 use crate::kit::postgres;
 use crate::kit::program::{WAFT, free_port};
+use crate::kit::witness::new_run;
 use crate::server::{World, code, registration, settings};
 
 #[tokio::test]
@@ -88,6 +91,61 @@ async fn a_newer_database_is_left_alone() {
 }
 
 #[tokio::test]
+async fn what_people_decided_before_is_read_as_they_meant_it() {
+    let folder = tempfile::tempdir().unwrap();
+    for place in [
+        folder.path().join("waft.db").into(),
+        postgres::place().await,
+    ] {
+        let (app, token) = server::open(&settings(&place)).await.unwrap();
+        let client = Client::in_process(server::router(&app), token.clone());
+        let project = NewProject {
+            name: "demo".to_owned(),
+            description: String::new(),
+        };
+        client.create_project(&project).await.unwrap();
+        client.register("demo", &registration("etl")).await.unwrap();
+        let run = client
+            .create_flow_run(&new_run("etl", json!({"name": "Ada"})))
+            .await
+            .unwrap()
+            .id;
+        let skips = NewMark {
+            task_runs: vec!["fetch".parse().unwrap(), "report".parse().unwrap()],
+            state: State::Skipped,
+            output: None,
+            reason: r#"{"is_declined":false"#.to_owned(),
+        };
+        client.mark(run, &skips).await.unwrap();
+        for back in [
+            "UPDATE task_run SET decision = replace(decision, '{\"verdict\":\"skipped\"', \
+             '{\"is_declined\":' || CASE task WHEN 0 THEN 'false' ELSE 'true' END)",
+            "DELETE FROM _sqlx_migrations WHERE version = 12",
+        ] {
+            let undone = app.db.write(move |tx| Box::pin(tx.run(back, Vec::new())));
+            undone.await.map_err(|error: DbError| error).unwrap();
+        }
+        drop(client);
+        app.db.clone().close().await;
+        server::migrate(&place).await.unwrap();
+        let (app, _) = server::open(&settings(&place)).await.unwrap();
+        let client = Client::in_process(server::router(&app), token);
+        let known = client
+            .task_runs(run, &ListQuery::default())
+            .await
+            .unwrap()
+            .items;
+        let decisions = known.into_iter().map(|it| it.decision.unwrap());
+        let said: Vec<_> = decisions.map(|it| (it.verdict, it.reason)).collect();
+        let reason = || skips.reason.clone();
+        assert_eq!(
+            said,
+            [(Verdict::Approve, reason()), (Verdict::Decline, reason())]
+        );
+    }
+}
+
+#[tokio::test]
 async fn an_older_database_is_migrated_and_told_from_where() {
     let folder = tempfile::tempdir().unwrap();
     for place in [
@@ -116,7 +174,7 @@ async fn an_older_database_is_migrated_and_told_from_where() {
         }
         db.close().await;
         let again = server::migrate(&place).await.unwrap();
-        assert_eq!((again.from, again.to, to), (Some(7), 11, 11));
+        assert_eq!((again.from, again.to, to), (Some(7), 12, 12));
         let (app, _) = server::open(&settings(&place)).await.unwrap();
         app.login_code().await.unwrap();
     }

@@ -23,6 +23,7 @@ mod kills;
 mod kit;
 mod lifecycle;
 mod manual;
+mod marks;
 mod outages;
 mod preview1;
 mod refusals;

@@ -174,6 +174,12 @@ impl Leases {
             .is_some_and(|lease| lease.order(Order::Cancel))
     }
 
+    /// Stops a run that was taken from this agent; says whether it did not know that yet.
+    pub(crate) fn lose(&self, key: LeaseKey) -> bool {
+        let lease = self.find(key).filter(|lease| !lease.is_lost());
+        lease.inspect(|lease| lease.lose()).is_some()
+    }
+
     /// Passes on what a person has decided about a task run; says whether that is news here.
     pub(crate) fn decide(&self, decided: Decided) -> bool {
         self.find(decided.lease)

@@ -2,7 +2,7 @@
 //!
 //! Two long polls. The first claims runs in batches, as many as there are free slots, and asks again
 //! at once while what it got is executed. The second stays open whatever the slots do and brings
-//! what cannot wait: cancel, drain.
+//! what cannot wait: what people decide, cancel, drain.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,8 +110,11 @@ pub(super) async fn listen(agent: &Agent) {
                     .iter()
                     .filter(|key| agent.leases.cancel(**key));
                 let is_news = cancelled.count() > 0;
+                let lost = orders.lost.iter().filter(|key| agent.leases.lose(**key));
+                let is_news = lost.count() > 0 || is_news;
                 // An empty answer is one that waited long enough.
                 let is_empty = orders.cancel.is_empty()
+                    && orders.lost.is_empty()
                     && orders.decisions.is_empty()
                     && orders.slots.is_empty()
                     && orders.drain.is_none();

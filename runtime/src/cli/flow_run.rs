@@ -1,8 +1,10 @@
-//! `waft flow-run`: runs on a server. `create.rs` makes them, `approve.rs` lets them go on, `retry.rs` does
-//! them again; the rest looks at and stops them.
+//! `waft flow-run`: runs on a server. `create.rs` makes them, `approve.rs` lets them go on, `cancel.rs` and
+//! `mark.rs` end them, `retry.rs` does them again; the rest looks at them.
 
 mod approve;
+mod cancel;
 mod create;
+mod mark;
 mod retry;
 mod show;
 
@@ -63,20 +65,8 @@ read from here; else `result` is null and `result_unavailable` says why.")]
     #[command(visible_alias = "resume")]
     Approve(approve::Args),
     Retry(retry::Args),
-    /// Stops a run, or every run of a flow.
-    #[command(after_help = "\
-With --flow, runs that its schedule has made for later stay: waft flow pause lets it rest.")]
-    Cancel {
-        /// The run's id.
-        #[arg(value_name = "ID", required_unless_present = "flow")]
-        id: Option<FlowRunId>,
-        /// Stops every run of this flow that is not over.
-        #[arg(long, value_name = "FLOW", conflicts_with = "id")]
-        flow: Option<String>,
-        /// Answers the question beforehand.
-        #[arg(long)]
-        yes: bool,
-    },
+    Cancel(cancel::Args),
+    Mark(mark::Args),
     /// Says why a run is where it is, and what would help.
     Explain(Which),
     /// Prints every transition of a run and its tasks, oldest first.
@@ -144,11 +134,9 @@ pub(super) fn run(noun: Noun, call: &Call) -> Done {
             Verb::Logs { which, follow } => logs(&client, which.id, follow, call).await,
             Verb::Watch { which, logs } => watch::follow(&client, which.id, logs, call).await,
             Verb::Approve(args) => approve::run(&client, args, call).await,
-            Verb::Retry(args) => retry::run(&client, &args, call).await,
-            Verb::Cancel { id, flow, yes } => match (id, flow) {
-                (Some(id), _) => cancel(&client, id, call).await,
-                (None, flow) => cancel_all(&client, &flow.unwrap_or_default(), yes, call).await,
-            },
+            Verb::Retry(args) => retry::run(&client, args, call).await,
+            Verb::Cancel(args) => cancel::run(&client, args, call).await,
+            Verb::Mark(args) => mark::run(&client, args, call).await,
             Verb::Explain(which) => show::explain(&client, which.id, call).await,
             Verb::History(which) => show::history(&client, which.id, call).await,
             Verb::Delete { which, yes } => delete(&client, which.id, yes, call).await,
@@ -227,32 +215,6 @@ async fn logs(client: &Client, id: FlowRunId, follows: bool, call: &Call) -> Don
     } else {
         Ok(())
     }
-}
-
-async fn cancel(client: &Client, id: FlowRunId, call: &Call) -> Done {
-    let run = client.cancel(id).await?;
-    if call.output.is_json() {
-        return call.output.json(&run);
-    }
-    call.output.note(format!("the run is {}", run.state));
-    Ok(())
-}
-
-async fn cancel_all(client: &Client, flow: &str, is_yes: bool, call: &Call) -> Done {
-    let found = client.flow(flow).await?;
-    let name = format!("{}/{}", found.project, found.name);
-    let question = format!("stop every run of `{name}` that is not over?");
-    call.output.ask(&question, is_yes, "nothing was stopped")?;
-    let cancelled = client.cancel_all(flow).await?;
-    if call.output.is_json() {
-        return call.output.json(&cancelled);
-    }
-    let runs = match cancelled.count {
-        1 => "1 run".to_owned(),
-        count => format!("{count} runs"),
-    };
-    call.output.note(format!("stopped {runs} of `{name}`"));
-    Ok(())
 }
 
 async fn delete(client: &Client, id: FlowRunId, is_yes: bool, call: &Call) -> Done {

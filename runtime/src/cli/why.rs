@@ -119,6 +119,7 @@ mod tests {
             aside: String::new(),
             agents,
             agents_gone: None,
+            marks: Vec::new(),
             hints: vec!["waft agent start".to_owned()],
         }
     }

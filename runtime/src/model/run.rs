@@ -124,11 +124,79 @@ pub struct ResultRef {
     pub content_type: String,
 }
 
-/// What a person decided about a task run that was paused.
+/// What a person wants of a task run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// One that waits for a person goes on.
+    Approve,
+    /// One that waits for a person fails.
+    Decline,
+    /// It ends as Success, with an output given by hand.
+    Success,
+    /// It ends as Skipped.
+    Skipped,
+    /// It ends as Failed.
+    Failed,
+    /// It ends as Cancelled.
+    Cancelled,
+}
+
+impl Verdict {
+    /// The states that something that is not over can be marked as.
+    pub const MARKS: [State; 4] = [
+        State::Success,
+        State::Skipped,
+        State::Failed,
+        State::Cancelled,
+    ];
+
+    /// Returns what marks something as being in a state; none if nobody can.
+    #[must_use]
+    pub const fn mark(state: State) -> Option<Self> {
+        Some(match state {
+            State::Success => Self::Success,
+            State::Skipped => Self::Skipped,
+            State::Failed => Self::Failed,
+            State::Cancelled => Self::Cancelled,
+            _ => return None,
+        })
+    }
+
+    /// Returns how whatever is marked so ends; none if it only answers a question.
+    #[must_use]
+    pub const fn ends(self) -> Option<Event> {
+        Some(match self {
+            Self::Approve | Self::Decline => return None,
+            Self::Success => Event::MarkSuccess,
+            Self::Skipped => Event::MarkSkipped,
+            Self::Failed => Event::MarkFailed,
+            Self::Cancelled => Event::MarkCancelled,
+        })
+    }
+
+    /// Returns the stable word for what ended it.
+    #[must_use]
+    pub const fn code(self) -> Option<&'static str> {
+        match self {
+            Self::Approve | Self::Success | Self::Skipped => None,
+            Self::Decline => Some("declined"),
+            Self::Failed => Some("marked"),
+            Self::Cancelled => Some("cancelled"),
+        }
+    }
+}
+
+/// What a person has decided about a task run: the answer to what it asked, or how it ends, whatever it does.
+///
+/// Whoever has the run sees to it, once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Decision {
-    /// Whether the task run is not to go on, and so fails; else it goes on.
-    pub is_declined: bool,
+    /// What.
+    pub verdict: Verdict,
+    /// With Success: the output, a text of JSON; `null` unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
     /// Who decided.
     pub by: String,
     /// What they had to say; may be empty.
@@ -137,13 +205,25 @@ pub struct Decision {
     pub at: Timestamp,
 }
 
+impl Decision {
+    /// Tells whether it says how the task run ends.
+    #[must_use]
+    pub const fn is_mark(&self) -> bool {
+        self.verdict.ends().is_some()
+    }
+}
+
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verb = match self.is_declined {
-            true => "declined",
-            false => "approved",
+        let what = match self.verdict {
+            Verdict::Approve => "approved",
+            Verdict::Decline => "declined",
+            Verdict::Success => "marked Success",
+            Verdict::Skipped => "marked Skipped",
+            Verdict::Failed => "marked Failed",
+            Verdict::Cancelled => "cancelled",
         };
-        write!(f, "{verb} by `{}`", self.by)?;
+        write!(f, "{what} by `{}`", self.by)?;
         match self.reason.as_str() {
             "" => Ok(()),
             reason => write!(f, ": {reason}"),
@@ -271,7 +351,7 @@ pub struct TaskRun {
     /// What it asked for and did not get.
     #[serde(default)]
     pub denials: Vec<String>,
-    /// What a person has decided since it was paused last.
+    /// What a person has decided: since it was paused last, or how it ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
 }
@@ -354,6 +434,9 @@ pub struct TaskRunMoved {
     /// What it asked for and did not get.
     #[serde(default)]
     pub denials: Vec<String>,
+    /// With Decide: when that was decided of which somebody has heard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decided_at: Option<Timestamp>,
 }
 
 #[cfg(test)]

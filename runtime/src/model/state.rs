@@ -113,7 +113,8 @@ words! {
         Loop = "loop",
         /// Waits for a person.
         Pause = "pause",
-        /// A person has decided about a task run that waited for one.
+        /// A person has decided about a task run: one that waited for that goes on, of another whoever has the
+        /// run is told.
         Decide = "decide",
         /// A flow run goes on after a pause.
         Resume = "resume",
@@ -137,6 +138,14 @@ words! {
         Stop = "stop",
         /// Ended by our or the machine's fault.
         Crash = "crash",
+        /// Ended well, as a person says.
+        MarkSuccess = "mark-success",
+        /// Ended as skipped, as a person says.
+        MarkSkipped = "mark-skipped",
+        /// Ended badly, as a person says.
+        MarkFailed = "mark-failed",
+        /// Ended as cancelled, as a person says.
+        MarkCancelled = "mark-cancelled",
     }
 }
 
@@ -185,6 +194,10 @@ impl State {
             (Self::Running, E::Loop) => Self::Looped,
             (Self::Claimed | Self::Running | Self::Pending, E::Pause) => Self::Paused,
             (Self::Paused, E::Decide) => Self::Pending,
+            (
+                Self::Pending | Self::Queued | Self::Running | Self::Retrying | Self::Looped,
+                E::Decide,
+            ) => self,
             (Self::Paused, E::Resume) => Self::Scheduled,
             (Self::Scheduled | Self::Queued | Self::Paused, E::Cancel) => Self::Cancelled,
             (Self::Claimed | Self::Running, E::Cancel) => Self::Cancelling,
@@ -236,6 +249,11 @@ impl State {
                 | Self::Looped,
                 E::Crash,
             ) => Self::Crashed,
+            // Wherever it stands, unless it is over.
+            (state, E::MarkSuccess) if !state.is_over() => Self::Success,
+            (state, E::MarkSkipped) if !state.is_over() => Self::Skipped,
+            (state, E::MarkFailed) if !state.is_over() => Self::Failed,
+            (state, E::MarkCancelled) if !state.is_over() => Self::Cancelled,
             (state, event) => return Err(Refusal { state, event }),
         };
         Ok(next)

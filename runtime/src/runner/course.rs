@@ -1,6 +1,6 @@
 //! The course of one run: asks the graph what is next, has it done, and tells what happened.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use super::attempt::{Away, Shared, ended};
 use super::{
@@ -43,6 +43,10 @@ pub(super) struct Course {
     spawned: JoinSet<Done>,
     /// An attempt that is alone needs no other thread.
     inline: Option<BoxFuture<'static, Done>>,
+    /// What goes on of task runs: what was dropped is not here any more, even if it is done already.
+    going: HashMap<Slot, Going>,
+    /// How many ever went on, to tell apart those of one task run.
+    gone: u64,
     /// Our place in the line for a turn, if none was free.
     turn: Option<BoxFuture<'static, Option<OwnedSemaphorePermit>>>,
     /// Task runs that wait for their next attempt, the earliest first.
@@ -67,18 +71,25 @@ pub(super) struct Course {
     queued_since: Option<Monotonic>,
 }
 
+/// Something of a task run that goes on: an attempt, or an output that is kept.
+struct Going {
+    number: u64,
+    /// None where it needs no other thread.
+    handle: Option<AbortHandle>,
+}
+
 /// Something that was going on is done.
 enum Done {
-    Ended(Slot, Box<Ended>),
+    Ended(Slot, u64, Box<Ended>),
     Loaded(Target, Result<Value, Lost>),
     /// Neither here nor now.
     Away(Away),
 }
 
 impl Done {
-    fn of(slot: Slot, ended: Result<Ended, Away>) -> Self {
+    fn of(slot: Slot, number: u64, ended: Result<Ended, Away>) -> Self {
         match ended {
-            Ok(ended) => Self::Ended(slot, Box::new(ended)),
+            Ok(ended) => Self::Ended(slot, number, Box::new(ended)),
             Err(away) => Self::Away(away),
         }
     }
@@ -135,6 +146,8 @@ impl Course {
             graph,
             spawned: JoinSet::new(),
             inline: None,
+            going: HashMap::new(),
+            gone: 0,
             turn: None,
             asleep: BTreeMap::new(),
             slept: 0,
@@ -161,6 +174,10 @@ impl Course {
     pub(super) async fn go(&mut self) -> Result<RunEnd, Why> {
         self.limit();
         loop {
+            // Before anything begins that somebody does not want to.
+            while let Ok((key, decision)) = self.decisions.try_recv() {
+                self.decided(&key, decision);
+            }
             self.flush().await;
             if let Some(away) = self.away.take() {
                 return Err(Why::Away(away));
@@ -186,7 +203,7 @@ impl Course {
                     self.turn = None;
                     self.begin_attempts(turn).await;
                 }
-                (key, decision) = decided(&mut self.decisions) => self.graph.decided(&key, decision),
+                (key, decision) = decided(&mut self.decisions) => self.decided(&key, decision),
                 (key, attempts) = given(&mut self.slots.given) => self.graph.given(&key, attempts),
                 () = changed(&mut self.slots.limited) => self.limit(),
                 () = nap => self.wake(),
@@ -300,15 +317,40 @@ impl Course {
         let slot = attempt.slot;
         let attempt = self.shared.clone().attempt(attempt, turn);
         let is_alone = self.inline.is_none() && self.spawned.is_empty() && !self.graph.has_ready();
-        match is_alone {
+        let number = self.next_number();
+        let done = async move { Done::of(slot, number, attempt.await) };
+        let handle = match is_alone {
             true => {
-                self.inline = Some(Box::pin(async move { Done::of(slot, attempt.await) }));
+                self.inline = Some(Box::pin(done));
+                None
             }
-            false => {
-                self.spawned
-                    .spawn(async move { Done::of(slot, attempt.await) });
+            false => Some(self.spawned.spawn(done)),
+        };
+        self.going.insert(slot, Going { number, handle });
+    }
+
+    const fn next_number(&mut self) -> u64 {
+        self.gone += 1;
+        self.gone
+    }
+
+    /// Takes what a person has decided, and drops what goes on or waits of whatever is over by it.
+    fn decided(&mut self, key: &TaskRunKey, decision: Decision) {
+        let dropped: HashSet<Slot> = self.graph.decided(key, decision).into_iter().collect();
+        if dropped.is_empty() {
+            return;
+        }
+        for slot in &dropped {
+            match self.going.remove(slot) {
+                Some(Going {
+                    handle: Some(handle),
+                    ..
+                }) => handle.abort(),
+                Some(Going { handle: None, .. }) => self.inline = None,
+                None => {}
             }
         }
+        self.asleep.retain(|_, slot| !dropped.contains(slot));
     }
 
     /// Begins what must be kept or read before somebody can go on.
@@ -317,10 +359,12 @@ impl Course {
             match chore {
                 Chore::Keep { slot, value } => {
                     let shared = self.shared.clone();
-                    self.spawned.spawn(async move {
+                    let number = self.next_number();
+                    let handle = Some(self.spawned.spawn(async move {
                         let kept = shared.success(String::new(), value).await;
-                        Done::of(slot, kept.map(ended))
-                    });
+                        Done::of(slot, number, kept.map(ended))
+                    }));
+                    self.going.insert(slot, Going { number, handle });
                 }
                 Chore::Load { target, result } => self.loads.push_back((target, result)),
                 Chore::Rest { slot, until } => {
@@ -345,7 +389,12 @@ impl Course {
 
     fn done(&mut self, done: Result<Done, JoinError>) {
         match done {
-            Ok(Done::Ended(slot, ended)) => {
+            Ok(Done::Ended(slot, number, ended)) => {
+                let is_dropped = self.going.get(&slot).map(|it| it.number) != Some(number);
+                if is_dropped {
+                    return;
+                }
+                self.going.remove(&slot);
                 if let Some(delay_ms) = self.graph.ended(slot, *ended, rand::random()) {
                     self.rest(slot, Duration::from_millis(delay_ms));
                 }
@@ -355,7 +404,9 @@ impl Course {
                 self.graph.loaded(target, loaded);
             }
             Ok(Done::Away(away)) => self.away = Some(away),
-            // Attempts catch their panics, and nothing is aborted before the run is stopped.
+            // What was dropped.
+            Err(error) if error.is_cancelled() => {}
+            // Attempts catch their panics.
             Err(error) => self.broken = Some(format!("a part of the run was lost: {error}")),
         }
     }

@@ -384,8 +384,8 @@ impl App {
             if let Entry::Vacant(vacant) = places.entry(key) {
                 vacant.insert(location::list(tx, key.0, key.1).await?);
             }
-            let task_runs = match (run.epoch, run.retry_of) {
-                (1, None) => Vec::new(),
+            let task_runs = match (run.epoch, run.retry_of, run.open_tasks) {
+                (1, None, 0) => Vec::new(),
                 _ => task_run::list(tx, run.id, &version, None, TASK_RUNS_MAX).await?,
             };
             claimed.push(ClaimedRun {

@@ -95,8 +95,10 @@ codes! {
     FlowRunOver = "flow-run-over", CONFLICT;
     /// Nothing of it waits for a person, or nothing of what was named.
     FlowRunNotPaused = "flow-run-not-paused", CONFLICT;
-    /// It has no task of this name.
+    /// It has no task of this name, or no such element of it.
     TaskUnknown = "task-unknown", NOT_FOUND;
+    /// The task run is over.
+    TaskRunOver = "task-run-over", CONFLICT;
     /// An agent has it.
     FlowRunBusy = "flow-run-busy", CONFLICT;
     /// What was asked makes no sense in the state it is in.

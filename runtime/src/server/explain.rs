@@ -59,6 +59,7 @@ pub(super) async fn explain(
         aside: String::new(),
         agents: Vec::new(),
         agents_gone: None,
+        marks: marks(tx, found).await?,
         hints: Vec::new(),
     };
     if run.state.is_failed() {
@@ -168,6 +169,22 @@ async fn hold(
             .push(format!("waft flow-run show {before}"));
     }
     Ok(before.is_some())
+}
+
+/// Says which task runs end as people say, and whether they have.
+async fn marks(tx: &mut Tx, found: &Found) -> Answer<Vec<String>> {
+    let marked = task_run::marked(tx, found.flow_run.id).await?;
+    let lines = marked
+        .into_iter()
+        .filter_map(|((_, place, map_index), kept)| {
+            let task = found.version.task_name(place).to_owned();
+            let (key, mark) = (TaskRunKey { task, map_index }, kept.decision?);
+            Some(match kept.state.is_over() {
+                true => format!("`{key}` was {mark}"),
+                false => format!("`{key}` was {mark}; whoever has the run sees to it"),
+            })
+        });
+    Ok(lines.collect())
 }
 
 /// Says what people are asked.

@@ -168,6 +168,10 @@ pub struct Listen {
 pub struct Orders {
     /// Runs to cancel.
     pub cancel: Vec<LeaseKey>,
+    /// Runs of those that the agent named that are somebody else's, or that a person has ended: stop them, and
+    /// tell nothing more of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<LeaseKey>,
     /// Segments of results to delete, under roots that the agent offers: nobody needs them any more.
     #[serde(default)]
     pub delete: Vec<Segment>,

@@ -8,6 +8,7 @@ mod claims;
 mod clocks;
 mod fleet;
 mod life;
+mod marks;
 mod model;
 mod overlap;
 mod people;
@@ -278,6 +279,7 @@ fn task(name: &str, event: Event) -> Happening {
         usage: Usage::default(),
         result: is_end.then(result),
         denials: Vec::new(),
+        decided_at: None,
     })
 }
 

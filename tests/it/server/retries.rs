@@ -7,6 +7,8 @@ use super::*;
 const WHOLE: NewRetry = NewRetry {
     is_whole: true,
     is_newest: false,
+    marks: Vec::new(),
+    reason: String::new(),
 };
 
 /// Has a run whose first task goes well and whose second fails.
@@ -97,8 +99,8 @@ async fn a_retry_is_whole_or_of_the_newest_version_where_that_is_asked_for() {
     newer.location.key = format!("sha256/{}", newer.artifact.to_hex());
     world.client.register("demo", &newer).await.unwrap();
     let newest = NewRetry {
-        is_whole: false,
         is_newest: true,
+        ..NewRetry::default()
     };
     let same = world.client.retry(failed, &NewRetry::default()).await;
     assert_eq!(same.unwrap().version, 1);

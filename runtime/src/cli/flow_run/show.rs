@@ -81,6 +81,7 @@ pub(super) async fn explain(client: &Client, id: FlowRunId, call: &Call) -> Done
         explanation.state,
         why::sentence(&explanation)
     ))?;
+    (explanation.marks.iter()).try_for_each(|mark| call.output.line(format_args!("  {mark}")))?;
     for agent in &explanation.agents {
         let polls = match (agent.is_polling, agent.free_slots) {
             (false, _) => "does not poll".to_owned(),

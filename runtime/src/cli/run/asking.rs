@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 
 use crate::cli::Call;
 use crate::cli::output::{Output, can_ask};
-use crate::model::run::{Decision, TaskRunKey};
+use crate::model::run::{Decision, TaskRunKey, Verdict};
 
 /// Asks about one task run after the other, while the rest of the run goes on.
 pub(super) struct Asking {
@@ -59,7 +59,11 @@ async fn asked(output: &Output, question: String) -> Option<bool> {
 
 fn decision(is_approved: bool, at: Timestamp) -> Decision {
     Decision {
-        is_declined: !is_approved,
+        verdict: match is_approved {
+            true => Verdict::Approve,
+            false => Verdict::Decline,
+        },
+        output: None,
         by: "waft run".to_owned(),
         reason: String::new(),
         at,

@@ -29,6 +29,10 @@ impl Graph {
     pub(super) fn decide(&mut self, at: usize) {
         let slot = Slot::whole(at);
         let task = self.plan.task(at);
+        // A mark of a whole whose elements were begun is for those of them that are not over.
+        if self.nodes[at].life.mark().is_some() && !self.earlier.contains_key(&at) {
+            return;
+        }
         if self.nodes[at].life.is_lost_for_good(task, self.lost) {
             return self.end_lost(slot);
         }

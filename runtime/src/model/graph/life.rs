@@ -148,8 +148,10 @@ pub(super) struct Life {
     delay_ms: u64,
     usage: Usage,
     denials: Vec<String>,
-    /// What a person has decided since it was paused last.
+    /// What a person has decided: since it was paused last, or how it ends.
     pub(super) decision: Option<Decision>,
+    /// Whether an attempt goes on, begun under this claim.
+    pub(super) is_at_work: bool,
 }
 
 /// What follows the end of an attempt.
@@ -182,6 +184,7 @@ impl Default for Life {
             usage: Usage::default(),
             denials: Vec::new(),
             decision: None,
+            is_at_work: false,
         }
     }
 }
@@ -214,6 +217,7 @@ impl Life {
             usage: earlier.usage,
             denials: earlier.denials,
             decision: earlier.decision,
+            is_at_work: false,
         }
     }
 
@@ -233,10 +237,16 @@ impl Life {
         was_running && (task.on_lost == OnLost::Fail || lost > limit::LOST_MAX)
     }
 
+    /// Returns what a person said about how it ends, if one did.
+    pub(super) fn mark(&self) -> Option<&Decision> {
+        self.decision.as_ref().filter(|decision| decision.is_mark())
+    }
+
     /// Begins an attempt.
     pub(super) fn start(&mut self) {
         self.attempts += 1;
         self.state = State::Running;
+        self.is_at_work = true;
         self.message.clear();
     }
 
@@ -252,12 +262,12 @@ impl Life {
     pub(super) fn end(&mut self, event: Event, message: String, code: Option<&str>) {
         self.state = match event {
             Event::Map => State::Mapped,
-            Event::Succeed => State::Success,
+            Event::Succeed | Event::MarkSuccess => State::Success,
             Event::Cache => State::Cached,
-            Event::Skip => State::Skipped,
+            Event::Skip | Event::MarkSkipped => State::Skipped,
             Event::TimeOut => State::TimedOut,
             Event::FailTrigger => State::TriggerFailed,
-            Event::Stop => State::Cancelled,
+            Event::Stop | Event::MarkCancelled => State::Cancelled,
             Event::Crash => State::Crashed,
             _ => State::Failed,
         };
@@ -268,11 +278,16 @@ impl Life {
 
     /// Takes the end of an attempt and says what follows. `random`, from 0 to 1, is the jitter.
     pub(super) fn ended(&mut self, task: &Task, ended: Ended, random: f64) -> Next {
+        self.is_at_work = false;
         self.usage.add(&ended.usage);
         for denial in ended.denials {
             if !self.denials.contains(&denial) {
                 self.denials.push(denial);
             }
+        }
+        if let Some(mark) = self.mark() {
+            let message = mark.to_string();
+            return self.ended_by_hand(ended.ending, message);
         }
         match ended.ending {
             Ending::Success {
@@ -334,6 +349,23 @@ impl Life {
         }
     }
 
+    /// Takes what became of the output that a person gave it, which is all that was still to be done.
+    fn ended_by_hand(&mut self, ending: Ending, message: String) -> Next {
+        match ending {
+            Ending::Success { value, result, .. } => {
+                self.output = Kept::Here(value, result);
+                self.over(Event::MarkSuccess, message, None)
+            }
+            Ending::Stopped => Next::Stopped,
+            Ending::Crash { message } => self.over(Event::Crash, message, Some("internal")),
+            _ => self.over(
+                Event::Crash,
+                "its output was not kept".to_owned(),
+                Some("internal"),
+            ),
+        }
+    }
+
     /// Lets a person decide what follows.
     pub(super) fn pause(&mut self, reason: String) {
         self.state = State::Paused;
@@ -387,7 +419,7 @@ impl Life {
     /// Says where the task run stands after an event.
     pub(super) fn moved(&self, task_run: TaskRunKey, event: Event) -> TaskRunMoved {
         let kept = match event {
-            Event::Succeed | Event::Cache => &self.output,
+            Event::Succeed | Event::Cache | Event::MarkSuccess => &self.output,
             _ => &self.loop_value,
         };
         TaskRunMoved {
@@ -405,6 +437,10 @@ impl Life {
             usage: self.usage,
             result: kept.result().cloned(),
             denials: self.denials.clone(),
+            decided_at: match (event, &self.decision) {
+                (Event::Decide, Some(decision)) => Some(decision.at),
+                _ => None,
+            },
         }
     }
 }

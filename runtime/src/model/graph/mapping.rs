@@ -13,6 +13,7 @@ use super::super::run::{ResultRef, TaskRun};
 use super::super::state::{Event, State};
 use super::super::value::{NotJson, Value};
 use super::life::{Kept, Life, Lost};
+use super::mark::NO_ELEMENT;
 use super::plan::{From, Input};
 use super::trigger::{Counts, Pull};
 use super::{Graph, Slot, Target};
@@ -46,7 +47,8 @@ struct Element {
 
 impl Mapped {
     /// Takes the elements of a task that an earlier claim saw to its end.
-    pub(super) fn resumed(earlier: Vec<TaskRun>) -> Self {
+    pub(super) fn resumed(mut earlier: Vec<TaskRun>) -> Self {
+        earlier.retain(|task_run| task_run.code.as_deref() != Some(NO_ELEMENT));
         let indices = earlier.iter().filter_map(|task_run| task_run.map_index);
         let count = indices.max().map_or(0, |last| last as usize + 1);
         let mut elements = Vec::new();
@@ -239,9 +241,11 @@ impl Graph {
             });
         }
         for task_run in self.earlier.remove(&at).unwrap_or_default() {
-            let index = task_run.map_index.unwrap_or_default() as usize;
-            if let Some(element) = elements.get_mut(index) {
-                element.life = Life::resumed(task_run);
+            let index = task_run.map_index.unwrap_or_default();
+            match elements.get_mut(index as usize) {
+                Some(element) => element.life = Life::resumed(task_run),
+                None if task_run.state.is_over() => {}
+                None => self.tell_unknown(Slot::element(at, index)),
             }
         }
         let over = |element: &&Element| element.life.state.is_over();
@@ -261,8 +265,10 @@ impl Graph {
             joined: OnceLock::new(),
         }));
         self.opened(at);
-        if left == 0 {
-            self.close(at);
+        self.end_unknown(at, count as u32);
+        match left {
+            0 => self.close(at),
+            _ => drop(self.mark_elements(at)),
         }
     }
 
@@ -333,6 +339,9 @@ impl Graph {
     pub(super) fn decide_element(&mut self, at: usize, index: u32) {
         let slot = Slot::element(at, index);
         let task = self.plan.task(at);
+        if self.life(slot).mark().is_some() {
+            return;
+        }
         if self.life(slot).is_lost_for_good(task, self.lost) {
             return self.end_lost(slot);
         }
@@ -430,7 +439,14 @@ impl Graph {
             return;
         };
         mapped.running = mapped.running.saturating_sub(1);
-        if let Some(next) = mapped.held.pop_front() {
+        self.pass_turn_on(slot);
+    }
+
+    /// Lets the next element go on that was held, in the place of one that needs no turn.
+    pub(super) fn pass_turn_on(&mut self, slot: Slot) {
+        if let (Some(_), Some(mapped)) = (slot.index, &mut self.nodes[slot.task].mapped)
+            && let Some(next) = mapped.held.pop_front()
+        {
             self.ready.push_front(Slot::element(slot.task, next));
         }
     }

@@ -4,11 +4,13 @@
 //! [`Graph::next_chore`]), does it, says how it ended ([`Graph::ended`]), and passes on what
 //! happened ([`Graph::told`]). The same answers in the same order give the same run. Every rule of
 //! the semantics is here and in the files beside: `plan` (what hangs on what), `trigger`, `life`
-//! (attempts, retries, loops), `mapping` (elements and inputs), `decide`, `people` (who is asked), `slots`.
+//! (attempts, retries, loops), `mapping` (elements and inputs), `decide`, `people` (who is asked), `mark`
+//! (what ends by hand), `slots`.
 
 mod decide;
 mod life;
 mod mapping;
+mod mark;
 mod people;
 mod plan;
 mod redo;
@@ -64,6 +66,8 @@ pub struct Graph {
     decisions: HashMap<Slot, Decision>,
     /// Who waits for slots of tags.
     line: Line,
+    /// Who was given an output by hand, which is being kept.
+    by_hand: HashSet<Slot>,
     /// Task runs there are, elements included.
     size: usize,
     told: Vec<TaskRunMoved>,
@@ -221,9 +225,11 @@ impl Graph {
             paused: HashSet::new(),
             decisions: HashMap::new(),
             line: Line::default(),
+            by_hand: HashSet::new(),
             told: Vec::new(),
         };
         graph.resume(earlier);
+        graph.mark_earlier();
         for (at, step) in graph.plan.steps.iter().enumerate() {
             if step.upstream.is_empty() {
                 graph.decidable.push_back(Slot::whole(at));
@@ -263,7 +269,12 @@ impl Graph {
     pub fn next_attempt(&mut self) -> Option<Attempt> {
         loop {
             let slot = self.ready.pop_front()?;
-            if self.life(slot).state.is_over() || !self.take_places(slot) {
+            let life = self.life(slot);
+            if life.state.is_over() || life.mark().is_some() {
+                self.pass_on(slot);
+                continue;
+            }
+            if !self.take_places(slot) {
                 continue;
             }
             match self.inputs(slot) {
@@ -295,8 +306,10 @@ impl Graph {
             self.ask_for_slots(slot);
             return None;
         }
-        self.leave_line(slot);
-        self.give_turn_back(slot);
+        if !self.by_hand.remove(&slot) {
+            self.leave_line(slot);
+            self.give_turn_back(slot);
+        }
         let task = slot.task;
         let life = match slot.index {
             None => &mut self.nodes[task].life,

@@ -1,23 +1,32 @@
 //! People: task runs that wait until somebody decides about them.
 //!
 //! A task asks by the signal `pause` or by its trigger `manual_only`. What was decided is known before the
-//! run is taken up, or comes while it goes on ([`Graph::decided`]).
+//! run is taken up, or comes while it goes on ([`Graph::decided`]). What people say unasked, how a task run
+//! ends, is in `mark`.
 
-use super::super::run::{Decision, TaskRunKey};
+use jiff::Timestamp;
+
+use super::super::run::{Decision, TaskRunKey, TaskRunMoved, Verdict};
 use super::super::state::{Event, State};
 use super::{Graph, Slot};
 
 impl Graph {
-    /// Takes what a person has decided about a task run. It is kept for one of an earlier claim that has not
-    /// been got to yet; otherwise nothing happens to a task run that is not paused.
-    pub fn decided(&mut self, key: &TaskRunKey, decision: Decision) {
+    /// Takes what a person has decided about a task run; answers with those that are over by it or need no
+    /// attempt any more: what goes on of them, or waits, is to be dropped.
+    ///
+    /// It is kept for one of an earlier claim that has not been got to yet; otherwise an answer does nothing to
+    /// a task run that is not paused.
+    pub fn decided(&mut self, key: &TaskRunKey, decision: Decision) -> Vec<Slot> {
         let Some(task) = self.plan.find(&key.task) else {
-            return;
+            return Vec::new();
         };
         let slot = Slot {
             task,
             index: key.map_index,
         };
+        if decision.is_mark() {
+            return self.marked(slot, decision);
+        }
         match self.paused.remove(&slot) {
             true => {
                 self.take_decision(slot, decision);
@@ -26,10 +35,11 @@ impl Graph {
             }
             false => {
                 // Whoever told it is told that it was heard.
-                self.tell_decided(slot);
+                self.tell_heard(slot, decision.at);
                 self.decisions.insert(slot, decision);
             }
         }
+        Vec::new()
     }
 
     /// Lists the task runs that wait for a person, in no order, with what they ask.
@@ -64,16 +74,18 @@ impl Graph {
             }
         }
         let life = self.life(slot);
-        let declined = life.decision.as_ref().filter(|it| it.is_declined);
+        let is_declined = |it: &&Decision| it.verdict == Verdict::Decline;
+        let declined = life.decision.as_ref().filter(is_declined);
         let is_declined = declined.is_some() && life.state == State::Pending;
         if let (Some(decision), true) = (declined, is_declined) {
-            let message = decision.to_string();
-            self.end(slot, Event::Fail, message, Some("declined"));
+            let (message, code) = (decision.to_string(), decision.verdict.code());
+            self.end(slot, Event::Fail, message, code);
         }
         is_declined
     }
 
-    fn tell_decided(&mut self, slot: Slot) {
+    /// Tells that it was heard what was decided at an instant, if anything can still follow from it.
+    pub(super) fn tell_heard(&mut self, slot: Slot, at: Timestamp) {
         let key = self.key(slot);
         let node = &self.nodes[slot.task];
         let life = match (slot.index, &node.mapped) {
@@ -81,7 +93,10 @@ impl Graph {
             _ => &node.life,
         };
         if !life.state.is_over() {
-            self.told.push(life.moved(key, Event::Decide));
+            self.told.push(TaskRunMoved {
+                decided_at: Some(at),
+                ..life.moved(key, Event::Decide)
+            });
         }
     }
 

@@ -1,12 +1,12 @@
 //! Redoing: what a new run keeps of one that did not succeed.
 //!
-//! A task is done again if it was not successful, or if one above it is done again. Of a mapped task the
-//! elements are looked at one by one.
+//! A task is done again if it was not successful, or if one above it is done again and nobody has done this one
+//! by hand. Of a mapped task the elements are looked at one by one.
 
 use std::collections::{HashMap, HashSet};
 
 use super::super::flow::{Definition, Mapping, Source};
-use super::super::run::{TaskRun, TaskRunKey};
+use super::super::run::{Decision, TaskRun, TaskRunKey};
 use super::super::state::State;
 
 /// How much of a task is kept.
@@ -39,6 +39,12 @@ pub fn kept(definition: &Definition, earlier: &[TaskRun]) -> HashSet<TaskRunKey>
                 .push((index, run.state)),
         }
     }
+    // What somebody has done by hand holds whatever is done again above it.
+    let by_hand = earlier.iter().filter(|run| {
+        let is_mark = run.decision.as_ref().is_some_and(Decision::is_mark);
+        run.map_index.is_none() && run.state.is_successful() && is_mark
+    });
+    let by_hand: HashSet<&str> = by_hand.map(|run| &*run.task).collect();
     let own = |name: &str, is_mapped: bool| {
         let of_it = elements.get(name).map_or(&[][..], Vec::as_slice);
         let has_failed = of_it.iter().any(|(_, state)| !state.is_successful());
@@ -64,6 +70,9 @@ pub fn kept(definition: &Definition, earlier: &[TaskRun]) -> HashSet<TaskRunKey>
         let mut has_changed = false;
         for task in &definition.tasks {
             let before = kept[&*task.name];
+            if before == Kept::Whole && by_hand.contains(&*task.name) {
+                continue;
+            }
             let mut now = before;
             for (from, is_lane) in above.get(&*task.name).into_iter().flatten() {
                 now = match (kept.get(from).copied().unwrap_or(Kept::Nothing), is_lane) {
@@ -99,6 +108,7 @@ pub fn kept(definition: &Definition, earlier: &[TaskRun]) -> HashSet<TaskRunKey>
         }
         for (index, state) in elements.get(name).into_iter().flatten() {
             let lanes = above.get(name).into_iter().flatten();
+            let lanes = lanes.filter(|_| !(how == Kept::Whole && by_hand.contains(name)));
             let mut lanes = lanes.filter(|(from, is_lane)| {
                 // What is above and whole has no element that is done again.
                 **is_lane && kept.get(*from) == Some(&Kept::Elements)

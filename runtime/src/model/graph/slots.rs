@@ -115,6 +115,14 @@ impl Graph {
         }
     }
 
+    /// Lets others go on in the place of one that needs no attempt any more: with its turn, and in its line.
+    pub(super) fn pass_on(&mut self, slot: Slot) {
+        self.pass_turn_on(slot);
+        if let Some(next) = self.line.unasked.pop_front() {
+            self.ready.push_back(next);
+        }
+    }
+
     /// Forgets who waits.
     pub(super) fn clear_line(&mut self) {
         self.line.asked.clear();

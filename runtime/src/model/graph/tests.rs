@@ -2,6 +2,7 @@
 
 mod kit;
 mod map;
+mod mark;
 mod people;
 mod redo;
 mod resume;

@@ -81,7 +81,7 @@ mod tests {
 
     use super::*;
     use crate::model::id::FlowRunId;
-    use crate::model::run::Decision;
+    use crate::model::run::{Decision, Verdict};
 
     #[test]
     fn a_guest_is_told_who_runs_and_with_what() {
@@ -97,7 +97,8 @@ mod tests {
                 scheduled_at: Timestamp::from_second(5).unwrap(),
                 idempotency_key: "key".to_owned(),
                 approval: Some(Decision {
-                    is_declined: false,
+                    verdict: Verdict::Approve,
+                    output: None,
                     by: "ada".to_owned(),
                     reason: "looks good".to_owned(),
                     at: Timestamp::from_second(6).unwrap(),

@@ -2,7 +2,7 @@
 
 pub mod fleet;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -318,6 +318,7 @@ pub(super) async fn listen(
     let listener = app.sessions.listening.listen(session.agent_id);
     // The list of runs is as old as the call: a claim made since is not missing from it.
     let asked_at = app.lease_now_alone().await?;
+    let mut is_woken = false;
     loop {
         let told = listener.told();
         if session.is_replaced() {
@@ -330,6 +331,7 @@ pub(super) async fn listen(
         let unheard = flow_run::decided_for(&mut reader, session.agent_id).await?;
         let decisions = decided(&app.db.memory, &mut reader, unheard).await?;
         let tags = tags_for(&app, &mut reader, &session, listen.limited_seen).await?;
+        let lost = taken(&mut reader, &runs, &listen.leases).await?;
         drop(reader);
         give_back_undelivered(&app, &session, &runs, &listen.leases, asked_at).await?;
         let end = match undelivered_at(&app, now, &session, &runs, &listen.leases) {
@@ -342,6 +344,7 @@ pub(super) async fn listen(
             decisions,
             limited: tags.0,
             slots: tags.1,
+            lost,
             drain: drain.filter(|how| is_to_be_told(*how, &session)),
             // Also those that the agent did not name: it may have claimed them after it began to
             // listen, and this answer is what ends its wait.
@@ -351,13 +354,36 @@ pub(super) async fn listen(
                 .map(Standing::lease)
                 .collect(),
         };
-        let is_news =
-            !orders.cancel.is_empty() || !orders.delete.is_empty() || !orders.decisions.is_empty();
+        let is_news = !orders.cancel.is_empty()
+            || !orders.lost.is_empty()
+            || !orders.delete.is_empty()
+            || !orders.decisions.is_empty();
         let is_news = is_news || !orders.slots.is_empty() || orders.limited.is_some();
-        if is_news || orders.drain.is_some() || !app.wait_for(told, end).await {
+        // Whoever is woken for nothing that it named has taken it since, and names it in its next call.
+        if is_news || orders.drain.is_some() || is_woken || !app.wait_for(told, end).await {
             return Ok(Answered(orders));
         }
+        is_woken = true;
     }
+}
+
+/// Lists the runs of those that an agent names that were taken from it: given to somebody else, or ended by a
+/// person. One that has ended under its claim is not among them, since the agent knows.
+async fn taken(
+    tx: &mut Tx,
+    runs: &[Standing],
+    named: &[LeaseKey],
+) -> Result<Vec<LeaseKey>, DbError> {
+    let own: HashSet<LeaseKey> = runs.iter().map(Standing::lease).collect();
+    let gone: Vec<LeaseKey> = (named.iter().copied())
+        .filter(|lease| !own.contains(lease))
+        .collect();
+    if gone.is_empty() {
+        return Ok(gone);
+    }
+    let now = flow_run::epochs(tx, gone.iter().map(|lease| lease.flow_run_id)).await?;
+    let is_taken = |lease: &LeaseKey| now.get(&lease.flow_run_id) != Some(&lease.epoch);
+    Ok(gone.into_iter().filter(is_taken).collect())
 }
 
 /// Names the task runs that were decided about.

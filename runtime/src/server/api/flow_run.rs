@@ -1,7 +1,9 @@
-//! Flow runs. What people decide about their task runs is in `decide`, what they have done again in `retry`.
+//! Flow runs. What people decide about their task runs is in `decide`, what they end by hand in `mark`, what they
+//! have done again in `retry`.
 
 pub mod cancel_all;
 pub mod decide;
+pub mod mark;
 pub mod retry;
 
 use axum::Json as Answered;

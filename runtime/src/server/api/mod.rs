@@ -70,7 +70,6 @@ pub(super) fn routes() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(flow_run::cancel))
         .routes(routes!(flow_run::cancel_all::cancel_all))
         .routes(routes!(flow_run::decide::decide))
-        .routes(routes!(flow_run::retry::retry))
         .routes(routes!(token::create, token::list))
         .routes(routes!(token::revoke))
         .routes(routes!(agent::fleet::list))
@@ -81,6 +80,8 @@ pub(super) fn routes() -> (Router<App>, utoipa::openapi::OpenApi) {
         .layer(limited(BODY_BYTES_MAX));
     let runs = OpenApiRouter::new()
         .routes(routes!(flow_run::create, flow_run::list))
+        .routes(routes!(flow_run::mark::mark))
+        .routes(routes!(flow_run::retry::retry))
         .routes(routes!(orphan::find))
         // What an agent offers and what it has at work grow with its configuration.
         .routes(routes!(agent::open_session))

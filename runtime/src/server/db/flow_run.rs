@@ -15,7 +15,7 @@ mod resting;
 mod retried;
 mod waiting;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -33,14 +33,14 @@ use crate::model::state::{Event, Refusal, State};
 use crate::wire::LeaseKey;
 
 pub use claimed::{Claimant, pin};
-pub use ending::{cancel, end_left, end_tasks};
+pub use ending::{cancel, end_by_hand, end_left, end_tasks};
 pub use line::{Candidate, Head, heads, line, take, take_these};
 #[cfg(test)]
 pub(super) use line::{HEADS, LINE, LINE_WITHOUT};
 pub use listing::{Filter, Found, find, list};
 pub use live::{forget, live};
 pub(super) use people::resume_decided;
-pub use people::{Unheard, decide, decided_for, paused};
+pub use people::{Unheard, Unmarked, decide, decided_for, mark, paused};
 pub use queued::{Going, QueuedHead, going, queued, queued_heads, take_going, take_queued};
 #[cfg(test)]
 pub(super) use resting::OVERDUE;
@@ -271,6 +271,23 @@ pub(super) async fn lock(
     ids: impl IntoIterator<Item = FlowRunId>,
 ) -> Result<(), DbError> {
     tx.rows_many(&LOCK, sorted(ids)).await.map(drop)
+}
+
+static EPOCHS: Many = Many::new(
+    "SELECT id, epoch FROM flow_run WHERE id IN (VALUES ",
+    "($::bytea)",
+    ")",
+);
+
+/// Returns the epochs of runs; unknown ones are missing.
+pub async fn epochs(
+    tx: &mut Tx,
+    ids: impl IntoIterator<Item = FlowRunId>,
+) -> Result<HashMap<FlowRunId, u32>, DbError> {
+    let rows = tx.rows_many(&EPOCHS, sorted(ids)).await?;
+    rows.iter()
+        .map(|row| Ok((row.get(0)?, row.get(1)?)))
+        .collect()
 }
 
 /// Writes ids as rows of arguments, each once, in the order in which everybody locks runs.

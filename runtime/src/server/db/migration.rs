@@ -76,6 +76,11 @@ const OF_FILES: &[Step] = &[
         "version by",
         include_str!("../../../migrations/sqlite/0011_version_by.sql"),
     ),
+    (
+        12,
+        "mark",
+        include_str!("../../../migrations/sqlite/0012_mark.sql"),
+    ),
 ];
 
 /// Every migration of a PostgreSQL database, by number.
@@ -124,6 +129,11 @@ const OF_POSTGRES: &[Step] = &[
         11,
         "version by",
         include_str!("../../../migrations/postgres/0011_version_by.sql"),
+    ),
+    (
+        12,
+        "mark",
+        include_str!("../../../migrations/postgres/0012_mark.sql"),
     ),
 ];
 

@@ -133,8 +133,8 @@ impl<'a> Sheet<'a> {
                 continue;
             };
             // A run under its first claim that has reported nothing yet has no task run to read, but for what
-            // it keeps of another.
-            let has_kept = standing.retry_of.is_some();
+            // it keeps of another and what people have decided beforehand.
+            let has_kept = standing.retry_of.is_some() || standing.open_tasks > 0;
             if standing.epoch > 1 || standing.reported > 0 || has_kept {
                 keys.insert((run, *place, moved.task_run.map_index));
             }
@@ -277,11 +277,15 @@ impl<'a> Sheet<'a> {
         if moved.event == Event::Decide {
             // It was moved when it was decided; by this its agent says that it knows.
             let known = self.tasks.get_mut(&key);
-            let Some(task) = known.filter(|task| task.decision.is_some()) else {
+            let known = known.and_then(|task| Some((task.decision.as_ref()?.at, task)));
+            let Some((at, task)) = known else {
                 return false;
             };
-            task.is_heard = true;
-            self.changed_tasks.insert(key);
+            // Of a later decision it knows nothing yet.
+            if moved.decided_at.is_none_or(|heard| heard == at) {
+                task.is_heard = true;
+                self.changed_tasks.insert(key);
+            }
             return true;
         }
         let is_known = self.tasks.contains_key(&key);
@@ -393,7 +397,7 @@ impl<'a> Sheet<'a> {
                 let own = own.filter_map(|key| Some((*key, self.tasks.get(key)?.clone())));
                 task_run::put(tx, own.collect::<Vec<_>>()).await?;
                 flow_run::pin(tx, memory, run).await?;
-                if run.state == State::Paused {
+                if matches!(run.state, State::Paused | State::Scheduled) {
                     flow_run::resume_decided(tx, run, self.now).await?;
                 }
                 if run.state == State::Paused {

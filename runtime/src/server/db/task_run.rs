@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::DbError;
 use super::flow_version::Version;
 use super::sql::Many;
 use super::tx::{Arg, Json, Row, Tx, args};
+use super::{DbError, report};
 use crate::model::id::FlowRunId;
 use crate::model::run::{Decision, ResultRef, TaskRun, TaskRunMoved, Usage};
 use crate::model::state::{Event, Refusal, State};
@@ -45,7 +45,7 @@ pub struct Kept {
     pub result: Option<ResultRef>,
     /// What it asked for and did not get.
     pub denials: Vec<String>,
-    /// What a person has decided since it was paused last.
+    /// What a person has decided: since it was paused last, or how it ends.
     pub decision: Option<Decision>,
     /// Whether its agent knows of that, or will by its claim.
     pub is_heard: bool,
@@ -76,7 +76,7 @@ impl Kept {
     /// Moves it by what an agent reported.
     pub(super) fn step(&mut self, moved: &TaskRunMoved, at: Timestamp) -> Result<(), Refusal> {
         self.end_by(moved.event, &moved.message, at)?;
-        if moved.event == Event::Pause {
+        if moved.event == Event::Pause && self.mark().is_none() {
             (self.decision, self.is_heard) = (None, true);
         }
         self.code.clone_from(&moved.code);
@@ -89,15 +89,25 @@ impl Kept {
         self.loop_count = moved.loop_count;
         self.usage = moved.usage;
         self.denials.clone_from(&moved.denials);
-        if moved.result.is_some() {
+        // What is over has no loop value any more.
+        if moved.result.is_some() || self.state.is_over() {
             self.result.clone_from(&moved.result);
         }
         Ok(())
     }
 
+    /// Returns what a person said about how it ends, if one did.
+    pub(super) fn mark(&self) -> Option<&Decision> {
+        self.decision.as_ref().filter(|decision| decision.is_mark())
+    }
+
     /// Moves it by what a person has decided, which its agent has to hear of if it has one.
     pub(super) fn decide(&mut self, decision: &Decision, is_leased: bool) -> Result<(), Refusal> {
-        self.end_by(Event::Decide, &decision.to_string(), decision.at)?;
+        self.end_by(
+            Event::Decide,
+            &report::cut(&decision.to_string()),
+            decision.at,
+        )?;
         (self.decision, self.is_heard) = (Some(decision.clone()), !is_leased);
         Ok(())
     }
@@ -115,7 +125,8 @@ impl Kept {
             self.started_at = Some(at);
         }
         if self.state.is_over() {
-            self.ended_at = Some(at);
+            // There is nothing left to be heard of.
+            (self.ended_at, self.is_heard) = (Some(at), true);
         }
         Ok(())
     }
@@ -276,6 +287,20 @@ pub(super) async fn is_of_people(tx: &mut Tx, run: FlowRunId) -> Result<bool, Db
     let sql = "SELECT 1 FROM task_run WHERE flow_run_id = $1 \
                AND (state = 'Paused' OR decision IS NOT NULL) LIMIT 1";
     Ok(tx.row(sql, args![run]).await?.is_some())
+}
+
+/// Lists the task runs of a run about whose end a person said something, in their order; not all of many.
+pub(in crate::server) async fn marked(
+    tx: &mut Tx,
+    run: FlowRunId,
+) -> Result<Vec<(Key, Kept)>, DbError> {
+    let sql = select!(
+        "task_run WHERE flow_run_id = $1 AND decision IS NOT NULL ORDER BY task, map_index LIMIT 100"
+    );
+    let rows = tx.rows(sql, args![run]).await?;
+    let mut marked: Vec<_> = rows.iter().map(kept).collect::<Result<_, _>>()?;
+    marked.retain(|(_, kept)| kept.mark().is_some());
+    Ok(marked)
 }
 
 /// Returns the messages and denials of failed task runs that were denied something; not all of many.

@@ -1,5 +1,7 @@
 //! The kit of the graph's tests: flows in a line, a driver that checks every rule as it goes.
 
+mod dice;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -11,10 +13,13 @@ use super::super::super::artifact::Digest;
 use super::super::super::flow::{
     Body, Condition, Definition, Described, Edge, Mapping, Source, Task,
 };
-use super::super::super::run::{Decision, ResultRef, TaskRun, TaskRunKey, TaskRunMoved, Usage};
+use super::super::super::run::{
+    Decision, ResultRef, TaskRun, TaskRunKey, TaskRunMoved, Usage, Verdict,
+};
 use super::super::super::state::{Event, State};
 use super::super::super::value::Value;
 use super::super::{Attempt, Chore, Ended, Ending, Graph, Lost, Outcome, Output, Slot};
+pub(super) use dice::{Dice, random, random_ending};
 
 pub(super) fn text(value: &Value) -> String {
     String::from_utf8(value.bytes.to_vec()).unwrap()
@@ -220,6 +225,22 @@ impl Flow {
         drive
     }
 
+    /// Runs to the end; somebody says something about a task run once so many lines were told.
+    pub(super) fn run_marked(
+        &self,
+        order: Order,
+        marks: &[(usize, &str, Decision)],
+        body: impl FnMut(&str, &Attempt) -> Ending,
+    ) -> Drive {
+        let mut drive = Drive::new(self, self.graph());
+        let marks = marks.iter();
+        let marks = marks.map(|(line, key, said)| (*line, key.parse().unwrap(), said.clone()));
+        drive.marks = marks.collect();
+        drive.go(order, usize::MAX, body);
+        drive.check_end();
+        drive
+    }
+
     /// Runs until so many lines were told, as if the agent were lost then.
     pub(super) fn run_until(
         &self,
@@ -251,10 +272,23 @@ impl Flow {
 
 pub(super) fn decision(is_declined: bool) -> Decision {
     Decision {
-        is_declined,
+        verdict: match is_declined {
+            true => Verdict::Decline,
+            false => Verdict::Approve,
+        },
+        output: None,
         by: "ada".to_owned(),
         reason: String::new(),
         at: Timestamp::UNIX_EPOCH,
+    }
+}
+
+/// What somebody says about how a task run ends.
+pub(super) fn mark(state: State, output: Option<&str>) -> Decision {
+    Decision {
+        verdict: Verdict::mark(state).unwrap(),
+        output: output.map(str::to_owned),
+        ..decision(false)
     }
 }
 
@@ -292,6 +326,8 @@ pub(super) struct Drive {
     /// Whether somebody decides once nothing else is left to be done.
     has_people: bool,
     decisions: HashMap<(String, Option<u32>), Decision>,
+    /// What somebody will say once so many lines were told.
+    marks: Vec<(usize, TaskRunKey, Decision)>,
 }
 
 impl Drive {
@@ -307,6 +343,7 @@ impl Drive {
             most_running: 0,
             has_people: true,
             decisions: HashMap::new(),
+            marks: Vec::new(),
         }
     }
 
@@ -319,7 +356,11 @@ impl Drive {
         });
         loop {
             self.listen();
-            while self.log.len() < lines {
+            for slot in self.take_marks() {
+                running.retain(|attempt| attempt.slot != slot);
+                sleeping.retain(|asleep| *asleep != slot);
+            }
+            while self.log.len() < lines && !self.is_mark_due() {
                 let Some(attempt) = self.graph.next_attempt() else {
                     break;
                 };
@@ -332,6 +373,9 @@ impl Drive {
             self.most_running = self.most_running.max(running.len());
             if self.log.len() >= lines {
                 return;
+            }
+            if self.is_mark_due() {
+                continue;
             }
             if let Some(chore) = self.graph.next_chore() {
                 self.do_chore(chore);
@@ -365,6 +409,23 @@ impl Drive {
                 sleeping.push(attempt.slot);
             }
         }
+    }
+
+    fn is_mark_due(&self) -> bool {
+        self.marks.iter().any(|(line, ..)| *line <= self.log.len())
+    }
+
+    /// Has somebody say what is due; answers with what is to be dropped.
+    fn take_marks(&mut self) -> Vec<Slot> {
+        let mut dropped = Vec::new();
+        let due = self.log.len();
+        for (_, key, decision) in self.marks.extract_if(.., |(line, ..)| *line <= due) {
+            let known = (key.task.clone(), key.map_index);
+            self.decisions.insert(known, decision.clone());
+            dropped.extend(self.graph.decided(&key, decision));
+        }
+        self.listen();
+        dropped
     }
 
     fn end(&mut self, slot: Slot, ending: Ending) -> Option<u64> {
@@ -411,7 +472,8 @@ impl Drive {
     /// Notes what was told; the lifecycle must allow it.
     fn hear(&mut self, moved: TaskRunMoved) {
         let key = (moved.task_run.task.clone(), moved.task_run.map_index);
-        if moved.event == Event::Pause {
+        let has_mark = self.decisions.get(&key).is_some_and(Decision::is_mark);
+        if moved.event == Event::Pause && !has_mark {
             self.decisions.remove(&key);
         }
         let state = self.states.entry(key).or_insert(State::Pending);
@@ -579,93 +641,5 @@ impl Drive {
             }
         }
         runs.into_values().collect()
-    }
-}
-
-/// A small generator, so that a seed always means the same.
-pub(super) struct Dice(pub(super) u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.roll() % bound as u64).unwrap()
-    }
-
-    fn one_in(&mut self, bound: usize) -> bool {
-        self.below(bound) == 0
-    }
-}
-
-/// Makes a flow of a few tasks with every kind of dependency.
-pub(super) fn random(seed: u64) -> (Flow, u64) {
-    use super::super::super::flow::{Retries, Trigger};
-    let mut dice = Dice(seed);
-    let count = 1 + dice.below(8);
-    let names: Vec<_> = (0..count).map(|n| format!("t{n}")).collect();
-    let mut flow = Flow::new(&names.join(" "));
-    for (at, name) in names.iter().enumerate() {
-        let is_mapped = dice.one_in(2);
-        if is_mapped {
-            flow = flow.constant("[1,2,3]", name, "own", true);
-        }
-        for from in &names[..at] {
-            if dice.one_in(3) {
-                flow = match dice.below(4) {
-                    0 => flow.order(from, name),
-                    1 if is_mapped => flow.each(from, name),
-                    2 => flow.when(name, from, &["1"], dice.one_in(2)),
-                    _ => flow.pass(from, name),
-                };
-            }
-        }
-        let triggers = [
-            Trigger::AllSuccessful,
-            Trigger::AllSuccessful,
-            Trigger::AllFinished,
-            Trigger::AnySuccessful,
-            Trigger::AnyFailed,
-            Trigger::NotAllSkipped,
-            Trigger::ManualOnly,
-        ];
-        flow = flow.change(name, |task| {
-            task.is_mapped = is_mapped;
-            task.trigger = triggers[dice.below(triggers.len())];
-            task.skip_on_upstream_skip = dice.one_in(2);
-            if dice.one_in(3) {
-                let retries = json!({"count": 50, "delay_ms": dice.below(2)});
-                task.retries = Some(serde_json::from_value::<Retries>(retries).unwrap());
-            }
-            if is_mapped && dice.one_in(3) {
-                task.limits.parallel = Some(1);
-            }
-            if at > 0 && !is_mapped && dice.one_in(6) {
-                task.body = Body::Merge;
-            }
-        });
-    }
-    (flow.output(&names[count - 1]), dice.roll())
-}
-
-/// Decides by the name of the task run and the attempt alone, so that the order does not matter.
-/// What happens on a retry differs from before it, and settles after a few attempts.
-pub(super) fn random_ending(bodies: u64, key: &str, attempt: &Attempt) -> Ending {
-    let name = key
-        .bytes()
-        .fold(bodies, |hash, byte| hash.wrapping_mul(31) + u64::from(byte));
-    let mut dice = Dice(name ^ u64::from(attempt.loop_count));
-    match dice.below(8) {
-        0 => fail("no"),
-        1 => Ending::Skip(String::new()),
-        2 => ok("[1,2]"),
-        3 if attempt.loop_count < 3 => next("1"),
-        4 if attempt.approval.is_none() => Ending::Pause("may it?".to_owned()),
-        _ => ok("1"),
     }
 }

@@ -5,7 +5,7 @@ use axum::extract::State;
 
 use super::{over, own, unknown};
 use crate::model::id::{AgentId, FlowRunId};
-use crate::model::run::Decision;
+use crate::model::run::{Decision, Verdict};
 use crate::model::state::State as RunState;
 use crate::server::access::Access;
 use crate::server::app::App;
@@ -31,10 +31,7 @@ pub(in crate::server::api) async fn decide(
     Json(asked): Json<NewDecision>,
 ) -> Answer<Answered<FlowRun>> {
     access.may_change()?;
-    if asked.reason.len() > REASON_BYTES_MAX {
-        let message = format!("`reason` has at most {REASON_BYTES_MAX} bytes");
-        return Err(ApiError::new(Code::ValueBad, message));
-    }
+    checked_reason(&asked.reason)?;
     let (now, memory) = (app.clock.now(), app.db.memory.clone());
     let (found, agent): (Found, Option<AgentId>) = app
         .db
@@ -52,7 +49,11 @@ pub(in crate::server::api) async fn decide(
                 let version = memory.version(tx, run.flow_version_id).await?;
                 let version = version.ok_or_else(unseen)?;
                 let decision = Decision {
-                    is_declined: asked.is_declined,
+                    verdict: match asked.is_declined {
+                        true => Verdict::Decline,
+                        false => Verdict::Approve,
+                    },
+                    output: None,
                     by: access.name.clone(),
                     reason: asked.reason.clone(),
                     at: now,
@@ -72,6 +73,15 @@ pub(in crate::server::api) async fn decide(
         app.announce(found.requirement_id, run.due_at, 1).await;
     }
     Ok(Answered(found.flow_run))
+}
+
+/// Checks what somebody gives as their reason.
+pub(super) fn checked_reason(reason: &str) -> Answer<()> {
+    if reason.len() <= REASON_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!("`reason` has at most {REASON_BYTES_MAX} bytes");
+    Err(ApiError::new(Code::ValueBad, message))
 }
 
 async fn decide_in(

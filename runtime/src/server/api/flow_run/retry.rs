@@ -4,11 +4,14 @@ use std::collections::HashSet;
 
 use axum::Json as Answered;
 use axum::extract::State;
+use jiff::Timestamp;
 
+use super::decide::checked_reason;
+use super::mark::{decision, mark_new};
 use super::{add, bound, unknown};
 use crate::model::graph;
 use crate::model::id::{FlowRunId, FlowVersionId};
-use crate::model::run::TaskRun;
+use crate::model::run::{Decision, TaskRun, TaskRunKey};
 use crate::model::state::State as RunState;
 use crate::server::access::Access;
 use crate::server::app::App;
@@ -20,10 +23,10 @@ use crate::server::db::tx::Tx;
 use crate::server::db::{flow, location, requirement};
 use crate::server::error::{Answer, ApiError, Code};
 use crate::server::extract::{Json, Path};
-use crate::wire::{ErrorBody, FlowRun, NewRetry};
+use crate::wire::{ErrorBody, FlowRun, NewRetry, TaskMark};
 
 /// Makes a new run in the place of one that is over, with the same parameters. What went well is kept: it is
-/// not done again where nothing above it is.
+/// not done again where nothing above it is. What is marked ends at once.
 #[utoipa::path(post, path = "/api/flow-runs/{id}/retry", tag = "flow-run",
 params(("id" = FlowRunId, Path)), request_body = NewRetry, responses(
     (status = 200, body = FlowRun), (status = "4XX", body = ErrorBody),
@@ -36,6 +39,7 @@ pub(in crate::server::api) async fn retry(
 ) -> Answer<Answered<FlowRun>> {
     access.may_change()?;
     let (now, memory) = (app.clock.now(), app.db.memory.clone());
+    let marks = decisions(&asked, &access.name, now)?;
     let made = app
         .db
         .write(move |tx| {
@@ -43,7 +47,7 @@ pub(in crate::server::api) async fn retry(
                 let unseen = || unknown(id);
                 let found = flow_run::find(tx, &memory, &access.realm, id).await?;
                 let found = found.ok_or_else(unseen)?;
-                check(&found, asked)?;
+                check(&found, &asked)?;
                 let version_id = match asked.is_newest {
                     true => newest(tx, &access.realm, &found).await?,
                     false => found.version.id,
@@ -52,7 +56,7 @@ pub(in crate::server::api) async fn retry(
                 let version = version.ok_or_else(unseen)?;
                 let kept = match asked.is_whole {
                     true => Vec::new(),
-                    false => kept(tx, &found.version, &version, id).await?,
+                    false => kept(tx, &found.version, &version, id, &marks).await?,
                 };
                 let old = flow_run::read(tx, [id]).await?.pop().ok_or_else(unseen)?;
                 let run = &found.flow_run;
@@ -76,6 +80,7 @@ pub(in crate::server::api) async fn retry(
                 };
                 let made = add(tx, &new).await?;
                 flow_run::keep(tx, &memory, made, id, kept, now, &access.name).await?;
+                mark_new(tx, &memory, made, &version, &marks).await?;
                 let made = flow_run::find(tx, &memory, &access.realm, made).await?;
                 made.ok_or_else(unseen)
             })
@@ -94,7 +99,17 @@ async fn newest(tx: &mut Tx, realm: &Realm, found: &Found) -> Answer<FlowVersion
     Ok(flow.flow.flow_version_id)
 }
 
-fn check(found: &Found, asked: NewRetry) -> Answer<()> {
+/// Checks what is marked of the new run.
+fn decisions(asked: &NewRetry, by: &str, now: Timestamp) -> Answer<Vec<(TaskMark, Decision)>> {
+    checked_reason(&asked.reason)?;
+    let marks = asked.marks.iter().map(|mark| {
+        let (output, reason) = (mark.output.clone(), asked.reason.clone());
+        Ok((mark.clone(), decision(mark.state, output, reason, by, now)?))
+    });
+    marks.collect()
+}
+
+fn check(found: &Found, asked: &NewRetry) -> Answer<()> {
     let run = &found.flow_run;
     let (id, state) = (run.id, run.state);
     if !state.is_over() {
@@ -102,7 +117,7 @@ fn check(found: &Found, asked: NewRetry) -> Answer<()> {
         let hint = format!("waft flow-run cancel {id}");
         return Err(ApiError::new(Code::StateWrong, message).hint(hint));
     }
-    if !asked.is_whole && matches!(state, RunState::Success) {
+    if !asked.is_whole && asked.marks.is_empty() && matches!(state, RunState::Success) {
         let message = format!("the run `{id}` went well, so there is nothing to be done again");
         let hint = format!("waft flow-run retry {id} --whole");
         return Err(ApiError::new(Code::StateWrong, message).hint(hint));
@@ -110,17 +125,27 @@ fn check(found: &Found, asked: NewRetry) -> Answer<()> {
     Ok(())
 }
 
-/// Reads what a run of a version keeps of an earlier one, by the places of the new version.
+/// Reads what a run of a version keeps of an earlier one, by the places of the new version. What is marked in the
+/// new run is none of that, and what hangs on it is done again.
 async fn kept(
     tx: &mut Tx,
     was: &Version,
     is: &Version,
     earlier: FlowRunId,
+    marks: &[(TaskMark, Decision)],
 ) -> Answer<Vec<(Key, Kept)>> {
     let all = task_run::read_all(tx, earlier).await?;
     let shown = all.iter().map(|(key, kept)| {
         let name = was.task_name(key.1).to_owned();
-        kept.clone().listed(name, key.2)
+        let mut task = kept.clone().listed(name, key.2);
+        let mut marks = marks.iter().map(|(mark, _)| &mark.task_run);
+        let is_marked = |mark: &TaskRunKey| {
+            mark.task == task.task && (mark.map_index.is_none() || mark.map_index == key.2)
+        };
+        if marks.any(is_marked) {
+            task.state = RunState::Cancelled;
+        }
+        task
     });
     let shown: Vec<TaskRun> = shown.collect();
     let holds: HashSet<_> = graph::kept(&is.definition, &shown);

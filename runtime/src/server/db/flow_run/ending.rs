@@ -24,6 +24,32 @@ pub async fn cancel(
     Ok(run.agent_id)
 }
 
+/// Ends a run as a person says, at once and whoever has it: no report and no renewal of theirs counts any more,
+/// since the epoch is another one. Its task runs that are not over are stopped.
+///
+/// Answers with the agent that had it.
+///
+/// # Errors
+///
+/// [`DbError::Raced`] if it is over already.
+pub async fn end_by_hand(
+    tx: &mut Tx,
+    run: &mut Standing,
+    moved: &Move<'_>,
+) -> Result<Option<AgentId>, DbError> {
+    let agent = run.agent_id.filter(|_| run.lease_until.is_some());
+    if agent.is_some() {
+        run.epoch += 1;
+    }
+    run.step(moved).map_err(|_| DbError::Raced)?;
+    let stop = Move {
+        event: Event::Stop,
+        ..moved.clone()
+    };
+    end_tasks(tx, run, &stop).await?;
+    Ok(agent)
+}
+
 /// Ends the task runs of a run that is over and left some open; the event says how.
 pub async fn end_tasks(tx: &mut Tx, run: &mut Standing, moved: &Move<'_>) -> Result<(), DbError> {
     if run.open_tasks == 0 {

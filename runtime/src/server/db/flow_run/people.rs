@@ -1,17 +1,20 @@
 //! Runs that wait for a person, and what people decide.
 //!
-//! A decision moves the task run, and the flow run if nobody has that. What follows the graph knows, with the
-//! agent that has the run, which is told when it listens, or with the next to have it.
+//! A decision lies with the task run: the answer to what that asked, or how it ends. What follows the graph
+//! knows, with the agent that has the run, which is told when it listens, or with the next to have it. So that
+//! there is a next one, a decision lets the run go on if nobody has it and it waits.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Move, Standing};
+use super::{Move, Standing, pin};
 use crate::model::id::{AgentId, FlowRunId, FlowVersionId};
-use crate::model::run::Decision;
+use crate::model::run::{Decision, Verdict};
 use crate::model::state::{Event, State};
-use crate::server::db::task_run::{self, Key};
+use crate::server::db::memory::Memory;
+use crate::server::db::task_run::{self, Kept, Key};
 use crate::server::db::tx::{Json, Tx, args};
 use crate::server::db::{DbError, report};
 use crate::wire::LeaseKey;
@@ -63,14 +66,83 @@ pub async fn decide(
     decision: &Decision,
 ) -> Result<Vec<Key>, DbError> {
     let mut decided = task_run::read_paused(tx, run.id).await?;
-    decided.retain(|(key, _)| meant(key));
+    decided.retain(|(key, task)| meant(key) && task.mark().is_none());
     let keys: Vec<Key> = decided.iter().map(|(key, _)| *key).collect();
     if keys.is_empty() {
         return Ok(keys);
     }
+    note(run, &mut decided, decision)?;
+    task_run::put(tx, decided).await?;
+    hurry(run, decision)?;
+    Ok(keys)
+}
+
+/// What keeps a task run from being marked.
+#[derive(Clone, Debug)]
+pub enum Unmarked {
+    /// It is over, since then.
+    Over(State, Option<Timestamp>),
+    /// Somebody said otherwise, and that will be done.
+    Marked(Decision),
+}
+
+/// Writes down how task runs of a run end, as a person says; none of them if one of them cannot.
+///
+/// Whoever has the run sees to it, or whoever takes it next: it goes on by it if it was begun and waits.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn mark(
+    tx: &mut Tx,
+    memory: &Memory,
+    run: &mut Standing,
+    keys: &[Key],
+    decision: &Decision,
+) -> Result<Result<(), (Key, Unmarked)>, DbError> {
+    let mut marked = task_run::read(tx, keys).await?;
+    marked.sort_unstable_by_key(|(key, _)| *key);
+    for (key, task) in &marked {
+        if task.state.is_over() {
+            return Ok(Err((*key, Unmarked::Over(task.state, task.ended_at))));
+        }
+        let other = task.mark().filter(|it| {
+            let is_same = (it.verdict, &it.output) == (decision.verdict, &decision.output);
+            !is_same
+        });
+        if let Some(other) = other {
+            return Ok(Err((*key, Unmarked::Marked(other.clone()))));
+        }
+    }
+    let known: BTreeSet<Key> = marked.iter().map(|(key, _)| *key).collect();
+    // A repeat has nothing to add.
+    marked.retain(|(_, task)| task.mark().is_none());
+    for key in keys.iter().filter(|key| !known.contains(key)) {
+        marked.push((*key, Kept::default()));
+        run.open_tasks += 1;
+    }
+    if marked.is_empty() {
+        return Ok(Ok(()));
+    }
+    note(run, &mut marked, decision)?;
+    task_run::put(tx, marked).await?;
+    if run.lease_until.is_none() {
+        // Whoever takes it has to know what that is.
+        pin(tx, memory, run).await?;
+    }
+    hurry(run, decision)?;
+    Ok(Ok(()))
+}
+
+/// Notes a decision with the task runs that it is about, and in the history.
+fn note(
+    run: &mut Standing,
+    decided: &mut [(Key, Kept)],
+    decision: &Decision,
+) -> Result<(), DbError> {
     let message = report::cut(&decision.to_string());
-    for (key, task) in &mut decided {
-        let is_leased = run.lease_until.is_some();
+    let is_leased = run.lease_until.is_some();
+    for (key, task) in decided {
         let moved = task.decide(decision, is_leased);
         moved.map_err(|_| DbError::Raced)?;
         let step = Move {
@@ -82,14 +154,19 @@ pub async fn decide(
         };
         run.note(Some((key.1, key.2)), &step, task.state);
     }
-    task_run::put(tx, decided).await?;
-    if run.state == State::Paused {
-        resume(run, decision)?;
-    } else if run.state == State::Scheduled {
-        // Others of its task runs may wait for a later attempt, and go on waiting.
-        run.due_at = run.due_at.min(decision.at);
+    Ok(())
+}
+
+/// Lets a run that was begun and that nobody has go on by a decision.
+fn hurry(run: &mut Standing, decision: &Decision) -> Result<(), DbError> {
+    match run.state {
+        State::Paused => resume(run, decision)?,
+        // Others of its task runs may wait for a later attempt, and go on waiting; a run that was not begun
+        // begins no earlier by it.
+        State::Scheduled => run.due_at = run.due_at.min(decision.at.max(run.scheduled_at)),
+        _ => {}
     }
-    Ok(keys)
+    Ok(())
 }
 
 /// Lets a paused run go on by a decision.
@@ -107,7 +184,8 @@ fn resume(run: &mut Standing, decision: &Decision) -> Result<(), DbError> {
 const DECIDED: &str =
     "SELECT decision FROM task_run WHERE flow_run_id = $1 AND NOT is_heard LIMIT 1";
 
-/// Lets a run that an agent has just paused go on, if that was decided in between, or if nobody is asked.
+/// Lets a run that an agent has just handed back go on, if something was decided in between, or if it is paused
+/// and nobody is asked.
 pub(in crate::server::db) async fn resume_decided(
     tx: &mut Tx,
     run: &mut Standing,
@@ -119,15 +197,17 @@ pub(in crate::server::db) async fn resume_decided(
             let Json(decision) = row.get(0)?;
             Decision { at, ..decision }
         }
+        None if run.state != State::Paused => return Ok(()),
         None if task_run::read_paused(tx, run.id).await?.is_empty() => Decision {
-            is_declined: false,
+            verdict: Verdict::Approve,
+            output: None,
             by: "server".to_owned(),
             reason: "nothing of it waits for a person".to_owned(),
             at,
         },
         None => return Ok(()),
     };
-    resume(run, &decision)
+    hurry(run, &decision)
 }
 
 /// A decision that the agent of a run has to hear of.

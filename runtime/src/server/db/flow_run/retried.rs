@@ -5,11 +5,11 @@ use jiff::Timestamp;
 use super::{Move, apply, pin, read};
 use crate::model::id::FlowRunId;
 use crate::model::state::{Event, State};
-use crate::server::db::DbError;
 use crate::server::db::memory::Memory;
 use crate::server::db::segment::{self, Used};
 use crate::server::db::task_run::{self, Kept, Key};
 use crate::server::db::tx::{Tx, args};
+use crate::server::db::{DbError, report};
 
 /// Fills a run that was just added with task runs of an earlier one: they are over from the start.
 ///
@@ -28,7 +28,6 @@ pub async fn keep(
     let sql = "UPDATE flow_run SET retry_of = $2 WHERE id = $1";
     tx.run(sql, args![new, earlier]).await?;
     let mut run = read(tx, [new]).await?.pop().ok_or(DbError::Raced)?;
-    let message = format!("kept from the run {earlier}");
     let mut used = Used::default();
     let mut rows = Vec::with_capacity(kept.len());
     for ((_, place, index), was) in kept {
@@ -36,6 +35,12 @@ pub async fn keep(
             State::Mapped => Event::Map,
             State::Skipped => Event::Skip,
             _ => Event::Cache,
+        };
+        // What somebody did by hand stays known as that.
+        let by_hand = was.mark().cloned();
+        let message = match &by_hand {
+            None => format!("kept from the run {earlier}"),
+            Some(mark) => report::cut(&format!("kept from the run {earlier}, {mark}")),
         };
         let mut task = Kept {
             attempts: was.attempts,
@@ -45,6 +50,7 @@ pub async fn keep(
             usage: was.usage,
             result: was.result,
             denials: was.denials,
+            decision: by_hand,
             ..Kept::default()
         };
         let moved = Move {
