@@ -166,6 +166,27 @@ const MUTANTS: &[Mutant] = &[
         becomes: "if life.state == State::Queued && life.attempts >= attempts {",
         tests: &["runner::tests::slots"],
     },
+    Mutant {
+        name: "a run that is ended by hand stays under the epoch of its agent",
+        file: "runtime/src/server/db/flow_run/ending.rs",
+        is: "        run.epoch += 1;\n",
+        becomes: "",
+        tests: &["server::marks"],
+    },
+    Mutant {
+        name: "what was said of a task is not done by whoever takes the run next",
+        file: "runtime/src/model/graph/mod.rs",
+        is: "        graph.mark_earlier();\n",
+        becomes: "",
+        tests: &["model::graph", "marks"],
+    },
+    Mutant {
+        name: "who has heard of one decision has heard of the next",
+        file: "runtime/src/server/db/report.rs",
+        is: "if moved.decided_at.is_none_or(|heard| heard == at) {",
+        becomes: "if at >= Timestamp::MIN {",
+        tests: &["server::marks"],
+    },
 ];
 
 /// Plants each mutant, or those whose name contains one of the words, and runs its tests.

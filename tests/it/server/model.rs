@@ -11,8 +11,9 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use waft::clock::Monotonic;
 use waft::model::limit::LOST_MAX;
+use waft::model::run::Verdict;
 use waft::server::duty::timekeeper;
-use waft::wire::{Listen, Renewal};
+use waft::wire::{Listen, NewMark, Renewal};
 
 use super::*;
 use crate::kit::judge::faults;
@@ -37,6 +38,8 @@ struct Game {
     /// Task runs whose end the server has taken.
     finished: HashSet<(FlowRunId, &'static str)>,
     faults: Vec<String>,
+    /// What was ended by hand, or is to be.
+    marked: u32,
 }
 
 /// An agent that keeps to the rules: it works while its lease is good, and tells in order.
@@ -67,7 +70,26 @@ enum Step {
     Ask(&'static str),
     Start(&'static str),
     Finish(&'static str),
+    /// Ends a task by what somebody said.
+    Mark(&'static str, Event),
     End(Event),
+}
+
+impl Work {
+    /// Does what somebody said about a task, in the place of what is left of it; nothing if it is done.
+    fn obey(&mut self, task: &'static str, event: Event) {
+        let is_of_it = |step: &Step| match step {
+            Step::Ask(name) | Step::Start(name) | Step::Finish(name) => *name == task,
+            Step::Begin | Step::Mark(..) | Step::End(_) => false,
+        };
+        let before = self.left.len();
+        self.left.retain(|step| !is_of_it(step));
+        if self.left.len() < before {
+            let at = usize::from(matches!(self.left.front(), Some(Step::Begin)));
+            self.left.insert(at, Step::Mark(task, event));
+            self.is_counted &= task != TASKS[0];
+        }
+    }
 }
 
 #[tokio::test]
@@ -77,14 +99,24 @@ async fn games_of_a_fleet_end_well() {
         Some(seed) => seed..seed + 1,
         None => 0..number("WAFT_MODEL_SEEDS").unwrap_or(if ON_POSTGRES { 10 } else { 500 }),
     };
-    for seed in seeds {
+    let mut marked = 0;
+    for seed in seeds.clone() {
         let mut game = Game::new(seed).await;
         for _ in 0..STEPS {
             game.step().await;
         }
+        marked += game.marked;
         let faults = game.end().await;
         assert!(faults.is_empty(), "game {seed}:\n{}", faults.join("\n"));
     }
+    assert!(
+        marked > 0 || seeds.count() == 1,
+        "nobody ended anything by hand"
+    );
+}
+
+fn named(task: &str) -> &'static str {
+    TASKS.into_iter().find(|name| *name == task).unwrap()
 }
 
 /// What an agent says of a task that asks for a slot.
@@ -137,6 +169,7 @@ impl Game {
             runs: Vec::new(),
             finished: HashSet::new(),
             faults: Vec::new(),
+            marked: 0,
         }
     }
 
@@ -160,7 +193,8 @@ impl Game {
             95..97 => self.die(who).await,
             97..98 => self.restart().await,
             98..99 => self.jump().await,
-            _ => self.cancel().await,
+            _ if self.dice.random_bool(0.5) => self.cancel().await,
+            _ => self.mark().await,
         }
     }
 
@@ -207,14 +241,21 @@ impl Game {
                 Event::Fail
             };
             left.push_back(Step::End(end));
-            sailor.works.push(Work {
+            let mut work = Work {
                 lease: lease(&claimed),
                 good_until: now + LEASE * 4 / 5,
                 reports: 0,
                 left,
                 has_slot: false,
                 is_counted: false,
-            });
+            };
+            for known in &claimed.task_runs {
+                let said = known.decision.as_ref().and_then(|it| it.verdict.ends());
+                if let (Some(event), false) = (said, known.state.is_over()) {
+                    work.obey(named(&known.task), event);
+                }
+            }
+            sailor.works.push(work);
         }
     }
 
@@ -258,6 +299,7 @@ impl Game {
                 work.is_counted = false;
                 task(name, Event::Succeed)
             }
+            Step::Mark(name, event) => task(name, event),
             Step::End(event) => flow(event),
         };
         work.reports += 1;
@@ -290,7 +332,18 @@ impl Game {
             limited_seen: None,
             wait_seconds: 0,
         };
-        for given in self.world.client.listen(&listen).await.unwrap().slots {
+        let orders = self.world.client.listen(&listen).await.unwrap();
+        sailor
+            .works
+            .retain(|work| !orders.lost.contains(&work.lease));
+        for decided in orders.decisions {
+            let event = decided.decision.verdict.ends().unwrap();
+            let mut works = sailor.works.iter_mut();
+            if let Some(work) = works.find(|work| work.lease == decided.lease) {
+                work.obey(named(&decided.task_run.task), event);
+            }
+        }
+        for given in orders.slots {
             let mut works = sailor.works.iter_mut();
             if let Some(work) = works.find(|work| work.lease == given.lease) {
                 work.has_slot = true;
@@ -344,9 +397,8 @@ impl Game {
                 && moved.event == Event::Succeed
                 && !answer.lost.contains(&report.lease)
             {
-                let name = TASKS.into_iter().find(|task| *task == moved.task_run.task);
-                self.finished
-                    .insert((report.lease.flow_run_id, name.unwrap()));
+                let name = named(&moved.task_run.task);
+                self.finished.insert((report.lease.flow_run_id, name));
             }
         }
         let gone = |lease: &LeaseKey| answer.lost.contains(lease) || answer.lapsed.contains(lease);
@@ -410,6 +462,25 @@ impl Game {
         }
     }
 
+    /// Has somebody end a run by hand, or a task of it.
+    async fn mark(&mut self) {
+        if self.runs.is_empty() {
+            return;
+        }
+        let nth = self.dice.random_range(0..self.runs.len());
+        let task = TASKS.get(self.dice.random_range(0..3));
+        let mark = NewMark {
+            task_runs: task.iter().map(|task| task.parse().unwrap()).collect(),
+            state: Verdict::MARKS[self.dice.random_range(0..4)],
+            output: None,
+            reason: String::new(),
+        };
+        // What is over refuses.
+        if self.world.client.mark(self.runs[nth], &mark).await.is_ok() {
+            self.marked += 1;
+        }
+    }
+
     /// Tells whether all these runs are over, and forgets those that are.
     async fn are_over(&self, open: &mut Vec<FlowRunId>) -> bool {
         while let Some(id) = open.last() {
@@ -454,6 +525,8 @@ impl Game {
                 .count();
             let is_good = match run.state {
                 State::Success | State::Failed | State::Cancelled => true,
+                // Nobody but a person skips one of these.
+                State::Skipped => history.last().unwrap().by == "first",
                 State::Crashed => lost >= LOST_MAX as usize,
                 _ => false,
             };
