@@ -194,5 +194,6 @@ fn task(event: Event) -> Happening {
         usage: Usage::default(),
         result: None,
         denials: Vec::new(),
+        decided_at: None,
     })
 }

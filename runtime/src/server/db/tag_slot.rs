@@ -386,6 +386,13 @@ async fn carry_out(
     Ok(())
 }
 
+/// Puts those back in line that were called by a clock that was set back since: nobody would call them again
+/// before that instant has come once more.
+pub async fn bring_back(tx: &mut Tx, now: Timestamp) -> Result<(), DbError> {
+    let sql = "UPDATE tag_slot SET called_at = NULL WHERE called_at > $1 AND given_at IS NULL";
+    tx.run(sql, args![now]).await.map(drop)
+}
+
 /// Who is in line with some tags, the first to be served first.
 const LINE: &str = select!(
     "WHERE s.project_id = $1 AND s.tags = $2 AND s.given_at IS NULL AND s.called_at IS NULL \

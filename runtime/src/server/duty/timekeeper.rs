@@ -13,7 +13,7 @@ use crate::model::id::FlowRunId;
 use crate::model::state::Event;
 use crate::server::app::App;
 use crate::server::db::flow_run::{self, Move};
-use crate::server::db::{DbError, schedule};
+use crate::server::db::{DbError, schedule, tag_slot};
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(1);
@@ -65,12 +65,16 @@ pub async fn set_back(app: &App) -> Result<(), DbError> {
 /// Lets runs become due in time that were made or handed back at an instant that is still to come.
 async fn bring_back(app: &App) -> Result<(), DbError> {
     let now = app.clock.now();
-    let brought = app
-        .db
-        .write(move |tx| Box::pin(flow_run::bring_back(tx, now)));
+    let brought = app.db.write(move |tx| {
+        Box::pin(async move {
+            tag_slot::bring_back(tx, now).await?;
+            flow_run::bring_back(tx, now).await
+        })
+    });
     for (due_at, requirement_id) in brought.await? {
         app.announce(requirement_id, due_at, 1).await;
     }
+    app.usher.nudge();
     Ok(())
 }
 
