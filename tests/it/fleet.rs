@@ -136,7 +136,11 @@ async fn the_server_of_an_agent_that_is_drained_stays_up_where_both_are_one_proc
     assert!(drained.status.success(), "{drained:?}");
     // Its name is free once the agent has ended, and the server answers still.
     let once = ["agent", "start", "--name", "nas", "--once"];
-    let taken = async { while !other(&once).output().unwrap().status.success() {} };
+    let taken = async {
+        while !other(&once).output().unwrap().status.success() {
+            tokio::task::yield_now().await;
+        }
+    };
     patient("the agent to end", taken).await;
     assert_eq!(up.terminate().await, Some(0));
 }
@@ -222,6 +226,10 @@ async fn a_second_home_takes_no_name_that_an_agent_of_this_host_has() {
     let run = world.run("echo", json!({"text": "x"})).await;
     world.ends_as(run, State::Success).await;
     assert_eq!(again.terminate().await, Some(0));
-    let taken = async { while !other().status.success() {} };
+    let taken = async {
+        while !other().status.success() {
+            tokio::task::yield_now().await;
+        }
+    };
     patient("the name to be free", taken).await;
 }

@@ -323,7 +323,7 @@ impl Sailor {
         self.is_there(world);
     }
 
-    /// Starts a process anew that gave up, since no server answered its hello.
+    /// Starts a process anew that has ended by itself: one that could not keep its name, or had no disk.
     fn is_there(&mut self, world: &Processes) {
         if self.process.as_mut().is_some_and(Process::has_ended) {
             self.starts_anew(world);

@@ -210,12 +210,27 @@ impl State {
             }
             (Self::Cancelling, E::Crash) => Self::Crashed,
             (Self::Pending | Self::Running, E::Map) => Self::Mapped,
-            (Self::Claimed | Self::Running | Self::Pending, E::Succeed) => Self::Success,
+            // Of a task run also where its start came too late to count: what is finished is finished.
+            (
+                Self::Claimed
+                | Self::Running
+                | Self::Pending
+                | Self::Queued
+                | Self::Retrying
+                | Self::Looped,
+                E::Succeed,
+            ) => Self::Success,
             (Self::Pending | Self::Queued | Self::Running, E::Cache) => Self::Cached,
             // A flow run is skipped where its schedule wants no two at a time.
-            (Self::Scheduled | Self::Queued | Self::Pending | Self::Running, E::Skip) => {
-                Self::Skipped
-            }
+            (
+                Self::Scheduled
+                | Self::Queued
+                | Self::Pending
+                | Self::Running
+                | Self::Retrying
+                | Self::Looped,
+                E::Skip,
+            ) => Self::Skipped,
             (Self::Pending, E::FailTrigger) => Self::TriggerFailed,
             // A flow run may have begun before it waited.
             (Self::Scheduled | Self::Queued | Self::Claimed | Self::Running, E::TimeOut) => {

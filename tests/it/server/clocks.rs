@@ -1,7 +1,7 @@
 //! Wall clocks that are wrong for a while: an hour ahead, an hour behind, and right again.
 
 use jiff::SignedDuration;
-use waft::server::duty::timekeeper::set_back;
+use waft::server::duty::timekeeper::{look_back, set_back};
 use waft::wire::Renewal;
 
 use super::schedules::hourly;
@@ -51,6 +51,30 @@ async fn a_run_made_by_a_clock_that_was_ahead_starts_when_it_is_right_again() {
     assert_eq!(claimed[0].flow_run_id, run.id);
     // An instant that somebody has named is that instant.
     assert_eq!(world.run(later.id).await.due_at, later.scheduled_at);
+}
+
+/// A server whose clock was a day ahead when it went down makes the runs of today all the same.
+#[tokio::test]
+async fn a_schedule_does_not_rest_until_the_day_at_which_its_server_was_once() {
+    let world = World::new().await;
+    world
+        .client
+        .register("demo", &hourly("etl", "0 * * * *"))
+        .await
+        .unwrap();
+    let agent = world.agent("mira").await;
+    let right = world.app.clock.now();
+    world.clock.jump(right + HOUR * 24);
+    world.schedule().await;
+    // Nobody is there when it is set back.
+    world.clock.jump(right);
+    look_back(&world.app).await.unwrap();
+    world.schedule().await;
+    world.clock.pass(MINUTE * 61);
+    world.schedule().await;
+    let claimed = agent.poll(9).await;
+    let due: Vec<_> = claimed.iter().map(|run| run.scheduled_at).collect();
+    assert_eq!(due, ["2026-03-01T01:00:00Z".parse().unwrap()]);
 }
 
 /// What was at work when the clock was set back is claimed again when its agent is lost.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use waft::server::duty::timekeeper::set_back;
 use waft::server::duty::usher::usher;
 use waft::wire::{Listen, Orders, Tag};
 
@@ -143,7 +144,6 @@ async fn a_task_run_waits_for_a_slot_of_its_tag_says_who_has_it_and_gets_it_next
     agent.tell(lease(&second), vec![flow(Event::Fail)]).await;
     world.usher().await;
     assert_eq!(agent.given().await, [third.flow_run_id]);
-    // The listening agent is told at once.
     world.client.cancel(third.flow_run_id).await.unwrap();
     agent.tell(lease(&third), vec![flow(Event::Stop)]).await;
     assert!(agent.given().await.is_empty());
@@ -507,6 +507,29 @@ async fn thousands_that_wait_for_one_tag_are_passed_by_who_needs_another() {
     assert!(agent.given().await.contains(&other.flow_run_id));
     // Nobody of those has a lease, and none is due.
     assert!(agent.poll(9).await.is_empty());
+}
+
+/// Who was called by a clock that was ahead is called again when it is right: no slot is kept for that hour.
+#[tokio::test]
+async fn slots_are_not_kept_for_an_hour_that_passes_twice() {
+    let world = World::new().await;
+    world.register_tagged("etl", &["db"]).await;
+    world.set("db", Some(1)).await;
+    let agent = world.agent("mira").await;
+    let holder = world.asking(&agent, "etl").await;
+    assert_eq!(agent.given().await, [holder.flow_run_id]);
+    let waiter = world.asking(&agent, "etl").await;
+    agent.tell(lease(&waiter), vec![rests()]).await;
+    let right = world.app.clock.now();
+    let hour = jiff::SignedDuration::from_hours(1);
+    world.clock.jump(right + hour);
+    agent.tell(lease(&holder), vec![flow(Event::Fail)]).await;
+    world.usher().await;
+    world.clock.jump(right);
+    set_back(&world.app).await.unwrap();
+    world.usher().await;
+    let claimed = agent.poll(1).await;
+    assert_eq!(claimed[0].flow_run_id, waiter.flow_run_id);
 }
 
 /// An agent that knows nothing of tags is given no run that needs slots, and says why.

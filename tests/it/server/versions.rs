@@ -173,6 +173,11 @@ async fn a_flow_that_is_renamed_keeps_its_versions_runs_and_settings() {
         code(world.client.register_with("demo", asked, &query).await)
     };
     assert_eq!(refused(&asked, "nothing").await, "flow-unknown");
+    // That a flow of the new name is there makes no repeat of it.
+    assert_eq!(
+        refused(&registration("other"), "nothing").await,
+        "flow-unknown"
+    );
     assert_eq!(refused(&asked, "load").await, "value-bad");
     assert_eq!(refused(&registration("other"), "etl").await, "flow-exists");
 

@@ -113,13 +113,13 @@ async fn rename(tx: &mut Tx, project: &Project, old: &str, new: &str) -> Answer<
     let taken = flow::in_project(tx, project.id, new).await?;
     match (before, taken) {
         (Some(before), None) => Ok(flow::rename(tx, before.id, new).await?),
-        (None, Some(_)) => Ok(()),
+        (None, Some(taken)) if flow_version::was_called(tx, taken.id, old).await? => Ok(()),
         (Some(_), Some(_)) => {
             let message =
                 format!("`{shown}` cannot be called `{new}`: there is a flow of this name");
             Err(ApiError::new(Code::FlowExists, message))
         }
-        (None, None) => {
+        (None, _) => {
             let message = format!("there is no flow `{shown}` in `{}`", project.name);
             Err(ApiError::new(Code::FlowUnknown, message)
                 .hint("waft flow list shows those there are"))

@@ -46,7 +46,9 @@ pub use queued::{Going, QueuedHead, going, queued, queued_heads, take_going, tak
 pub(super) use resting::OVERDUE;
 pub use resting::{is_overdue, overdue};
 pub use retried::keep;
-pub use waiting::{Waiting, bring_back, change_requirements, dues, take_requirements, waiting};
+pub use waiting::{
+    Waiting, bring_back, change_requirements, dues, newest, take_requirements, waiting,
+};
 
 /// What a change of a run has to know of it, and what the change makes of it.
 #[derive(Clone, Debug)]

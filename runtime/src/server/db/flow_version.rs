@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use super::sql::Sql;
 use super::tx::{Json, Row, Tx, args};
 use super::{DbError, location};
 use crate::model::artifact::Digest;
@@ -173,6 +174,17 @@ pub async fn requirement_id(tx: &mut Tx, id: FlowVersionId) -> Result<i64, DbErr
 pub async fn set_requirement(tx: &mut Tx, id: FlowVersionId, new: i64) -> Result<(), DbError> {
     let sql = "UPDATE flow_version SET requirement_id = $2 WHERE id = $1";
     tx.run(sql, args![id, new]).await.map(drop)
+}
+
+/// Tells whether a version of a flow was registered under a name.
+pub async fn was_called(tx: &mut Tx, flow: FlowId, name: &str) -> Result<bool, DbError> {
+    let sql = Sql {
+        sqlite: "SELECT 1 FROM flow_version WHERE flow_id = $1 \
+                 AND json_extract(definition, '$.name') = $2 LIMIT 1",
+        postgres: "SELECT 1 FROM flow_version WHERE flow_id = $1 \
+                   AND definition::json ->> 'name' = $2 LIMIT 1",
+    };
+    Ok(tx.row(sql, args![flow, name]).await?.is_some())
 }
 
 /// Finds the id of a version of a flow by its number.

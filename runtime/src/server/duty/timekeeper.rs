@@ -24,16 +24,20 @@ const BEHIND: SignedDuration = SignedDuration::from_secs(2);
 
 /// Keeps the time until the server goes down.
 pub(super) async fn keep(app: App) {
-    // It may have been set back while no server was there.
-    note("timekeeper", bring_back(&app).await);
+    let mut has_looked_back = false;
     let mut last = (app.clock.now(), app.clock.monotonic());
     loop {
+        has_looked_back = has_looked_back || note("timekeeper", look_back(&app).await).is_some();
         let next = (app.clock.now(), app.clock.monotonic());
+        let mut is_right = true;
         if is_set_back(last, next) {
             tracing::warn!("the wall clock was set back");
-            note("timekeeper", set_back(&app).await);
+            is_right = note("timekeeper", set_back(&app).await).is_some();
         }
-        last = next;
+        // What could not be put right now is tried again.
+        if is_right {
+            last = next;
+        }
         note("timekeeper", end_overdue(&app).await);
         if !rest(&app, EVERY, std::future::pending()).await {
             return;
@@ -45,6 +49,21 @@ pub(super) async fn keep(app: App) {
 fn is_set_back(last: (Timestamp, Monotonic), next: (Timestamp, Monotonic)) -> bool {
     let passed = SignedDuration::try_from(next.1.since(last.1)).unwrap_or(SignedDuration::MAX);
     passed.saturating_sub(next.0.duration_since(last.0)) > BEHIND
+}
+
+/// Puts right what was written by a clock that was set back while no server was there. Schedules are looked at
+/// only if the newest run was made at an instant to come: there may be very many.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn look_back(app: &App) -> Result<(), DbError> {
+    let newest = flow_run::newest(&mut app.db.reader().await?).await?;
+    let is_to_come = |at: Timestamp| at.duration_since(app.clock.now()) > BEHIND;
+    match newest.is_some_and(is_to_come) {
+        true => set_back(app).await,
+        false => bring_back(app).await,
+    }
 }
 
 /// Puts right what was written by a clock that is set back since.

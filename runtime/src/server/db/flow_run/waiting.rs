@@ -94,6 +94,15 @@ pub async fn dues(tx: &mut Tx, after: Timestamp) -> Result<Vec<(Timestamp, i64)>
         .collect()
 }
 
+/// Returns when the newest run was made, by the clock of that time.
+pub async fn newest(tx: &mut Tx) -> Result<Option<Timestamp>, DbError> {
+    let sql = "SELECT created_at FROM flow_run ORDER BY id DESC LIMIT 1";
+    tx.row(sql, args![])
+        .await?
+        .map(|row| row.get(0))
+        .transpose()
+}
+
 /// Puts the due times right that were written by a clock that was set back since; answers with the new ones
 /// of runs that wait, and their requirements.
 ///
