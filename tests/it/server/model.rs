@@ -502,7 +502,6 @@ impl Game {
             for who in 0..self.crew.len() {
                 self.renew(who).await;
                 self.poll(who).await;
-                self.usher().await;
                 self.hear(who).await;
                 for _ in 0..2 * SLOTS {
                     self.work(who);
@@ -512,6 +511,7 @@ impl Game {
                     self.send(who, all).await;
                 }
             }
+            self.usher().await;
             self.world.clock.pass(Duration::from_secs(1));
             self.world.rescue().await;
         }

@@ -63,6 +63,8 @@ async fn an_earlier_version_becomes_the_current_one_and_the_next_is_one_more() {
     assert_eq!((shown.version, shown.artifact), (2, Digest::of(&[2])));
     // The same once more is no step further.
     assert_eq!(world.roll_back(Some(2)).await.unwrap().version, 2);
+    // The next run is due after that one.
+    world.clock.pass(Duration::from_millis(1));
     assert_eq!(world.create("etl").await.version, 2);
     let back = world.roll_back(Some(3)).await.unwrap();
     assert_eq!(back.version, 3);

@@ -107,7 +107,8 @@ pub async fn newest(tx: &mut Tx) -> Result<Option<Timestamp>, DbError> {
 /// of runs that wait, and their requirements.
 ///
 /// What was made to start at once, or handed back to wait for some time, becomes due as if that had been now.
-/// What is at work was due, and stays so for whoever claims it next. Instants that somebody has named stay.
+/// What is at work was due, and stays so for whoever claims it next. Instants that somebody, or a schedule, has
+/// named stay.
 pub async fn bring_back(tx: &mut Tx, now: Timestamp) -> Result<Vec<(Timestamp, i64)>, DbError> {
     let at_work = "UPDATE flow_run SET due_at = $1 \
                    WHERE ended_at IS NULL AND state <> 'Scheduled' AND due_at > $1";
@@ -115,12 +116,12 @@ pub async fn bring_back(tx: &mut Tx, now: Timestamp) -> Result<Vec<(Timestamp, i
     let sql = Sql {
         sqlite: "UPDATE flow_run SET due_at = $1 + max(due_at - m.at, 0) FROM transition m \
                  WHERE flow_run.state = 'Scheduled' AND due_at > $1 \
-                 AND (rests > 0 OR scheduled_at <= created_at) \
+                 AND (rests > 0 OR clock IS NULL AND scheduled_at <= created_at) \
                  AND m.flow_run_id = id AND m.number = transition AND m.at > $1 \
                  RETURNING due_at, requirement_id",
         postgres: "UPDATE flow_run SET due_at = $1::bigint + greatest(due_at - m.at, 0) \
                    FROM transition m WHERE flow_run.state = 'Scheduled' AND due_at > $1::bigint \
-                   AND (rests > 0 OR scheduled_at <= created_at) \
+                   AND (rests > 0 OR clock IS NULL AND scheduled_at <= created_at) \
                    AND m.flow_run_id = id AND m.number = transition AND m.at > $1::bigint \
                    RETURNING due_at, requirement_id",
     };
