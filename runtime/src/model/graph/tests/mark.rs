@@ -1,8 +1,9 @@
 //! Tests of task runs that end by hand.
 
 use super::super::super::flow::{OnLost, Trigger};
+use super::super::super::run::Usage;
 use super::super::super::state::{Event, State};
-use super::super::{Attempt, Chore, Ending};
+use super::super::{Attempt, Chore, Ended, Ending, Graph};
 use super::kit::{self, Flow, fail, mark, next, ok, text};
 use super::retries;
 
@@ -172,6 +173,44 @@ fn a_mapped_task_ends_with_all_of_its_elements_that_are_not_over() {
     let drive = flow.run_marked(kit::Order::Oldest, &whole, passes);
     assert_eq!(drive.result(), "[4,5]");
     assert_eq!(drive.states(), "list Success, m Success, all Success");
+}
+
+#[test]
+fn who_waits_for_a_slot_ends_too_and_the_line_goes_on() {
+    let list: Vec<String> = (0..102).map(|nth| nth.to_string()).collect();
+    let list = format!("[{}]", list.join(","));
+    let flow = Flow::new("m").constant(&list, "m", "own", true);
+    let flow = flow.change("m", |task| {
+        task.is_mapped = true;
+        task.tags.insert("db".to_owned());
+    });
+    let mut graph = flow.graph();
+    graph.limit(&["db".to_owned()].into());
+    let asks = |graph: &mut Graph| {
+        let slot = graph.next_attempt()?.slot;
+        let ended = Ended {
+            ending: Ending::Queue,
+            usage: Usage::default(),
+            denials: Vec::new(),
+        };
+        graph.ended(slot, ended, 0.0);
+        slot.map_index()
+    };
+    let asked = std::iter::from_fn(|| asks(&mut graph)).count();
+    assert_eq!(asked, 100, "two of them ask later");
+    let mut cancel = |key: &str| {
+        let said = mark(State::Cancelled, None);
+        let ended = graph.decided(&key.parse().unwrap(), said);
+        assert_eq!(ended.len(), 1);
+        asks(&mut graph)
+    };
+    // One that has not asked leaves the line as it is; one that has makes room for the last.
+    assert_eq!(cancel("m[100]"), None);
+    assert_eq!(cancel("m[7]"), Some(101));
+    // Slots that come too late for it do nothing.
+    graph.given(&"m[7]".parse().unwrap(), 0);
+    assert!(graph.next_attempt().is_none());
+    assert_eq!(graph.queued().count(), 100);
 }
 
 #[test]
