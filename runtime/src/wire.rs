@@ -37,7 +37,7 @@ pub use self::tag::{GivenSlots, LimitedTags, Tag};
 ///
 /// 1 is the first. 2 adds what drains an agent from afar: [`Orders::drain`], which is sent under no
 /// earlier one, and [`NewSession::is_start`]; and what an agent says of roots that are out of reach:
-/// [`NewSession::rests`] and [`Offer::results_away`]; [`NewSession::home`]; and slots of tags:
+/// [`NewSession::rests`] and [`results_away`](crate::model::requirement::Offer::results_away); [`NewSession::home`]; and slots of tags:
 /// [`ClaimedRun::limited_tags`].
 pub const PROTOCOL: u32 = 2;
 
