@@ -47,8 +47,9 @@ impl Graph {
             return;
         }
         let life = self.life(slot);
-        if life.state == State::Queued && life.attempts == attempts {
-            self.line.given.insert(slot);
+        let waits_for_these = life.state == State::Queued && life.attempts == attempts;
+        // Whoever tells it may repeat it.
+        if waits_for_these && self.line.given.insert(slot) {
             self.ready.push_front(slot);
         }
     }
