@@ -113,6 +113,23 @@ fn who_waited_under_an_earlier_claim_asks_again_and_a_stop_ends_who_waits() {
     let moved = told.last().unwrap();
     assert_eq!((moved.event, moved.attempts), (Event::Queue, 0));
     assert_eq!(moved.message, "waits for a slot of the tag `db`");
+    // What a server would know of it now.
+    let earlier = serde_json::json!({
+        "task": "a", "map_index": null, "state": "Queued", "message": moved.message, "code": null,
+        "attempts": moved.attempts, "failures": 0, "loop_count": 0, "started_at": null, "ended_at": null,
+        "usage": {}, "result": null,
+    });
+    let mut graph = flow.graph_of(vec![serde_json::from_value(earlier).unwrap()], 0);
+    graph.limit(&limited(&["db"]));
+    let key = moved.task_run.clone();
+    // It was given slots under the claim before: these are none of this one's.
+    graph.given(&key, 0);
+    let attempt = graph.next_attempt().unwrap();
+    assert_eq!((attempt.has_to_ask, attempt.number), (true, 1));
+    end(&mut graph, &attempt, Ending::Queue);
+    assert!(graph.next_attempt().is_none());
+    assert_eq!(graph.told().last().unwrap().event, Event::Queue);
+    assert_eq!(graph.queued().count(), 1);
     graph.stop("cancelled");
     let told = graph.told();
     assert_eq!(told.last().unwrap().event, Event::Stop);
