@@ -437,6 +437,8 @@ impl Course {
         let left = self.asleep.first_key_value();
         let left = left.map(|((due, _), _)| due.since(now));
         if left.is_some_and(|left| left <= NAP_MAX) {
+            // It is not handed back before that one wakes, and sleeps until then.
+            self.queued_since = None;
             return None;
         }
         if is_queued {

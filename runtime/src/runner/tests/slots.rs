@@ -1,5 +1,7 @@
 //! Task runs that wait for slots of tags.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::super::course::NAP_MAX;
 use super::*;
 use crate::model::run::TaskRunKey;
@@ -137,6 +139,55 @@ async fn a_run_that_waits_for_slots_is_handed_back_after_a_while() {
         assert_eq!((end.event, end.delay_ms), (Event::Rest, delay_ms));
         assert_eq!(end.message, "waits for a slot of the tag `db` for `a`");
     }
+}
+
+/// It was waited for slots long enough, but not for the retry: the run sleeps until that is due, and is handed back
+/// after it.
+#[tokio::test]
+async fn a_run_that_waits_for_slots_sleeps_until_a_retry_that_is_due_soon() {
+    let world = World::new();
+    let retries = json!({"count": 1, "delay_ms": 7_000});
+    let tasks = [tagged("a"), json!({"name": "b", "retries": retries})];
+    let mut job = world.job(&ends(1), flow(&tasks, json!([]))).await;
+    job.is_taken_back = true;
+    let _desk = Desk::of(&mut job, &["db"]);
+    let (orders, heard) = watch::channel(Order::Go);
+    let (tell, told) = mpsc::channel(4);
+    let polls = Arc::new(AtomicU64::new(0));
+    let counted = polls.clone();
+    let runner = world.runner.clone();
+    let end = tokio::spawn(async move {
+        let mut run = std::pin::pin!(runner.run(job, heard, tell));
+        std::future::poll_fn(|cx| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            run.as_mut().poll(cx)
+        })
+        .await
+    });
+    let mut going = Going { orders, told, end };
+    let settle = async || {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let mut lines = Vec::new();
+    while lines.len() < 4 {
+        lines.push(going.next().await.unwrap());
+    }
+    settle().await;
+    world.time.pass(NAP_MAX);
+    settle().await;
+    let before = polls.load(Ordering::Relaxed);
+    settle().await;
+    assert_eq!(polls.load(Ordering::Relaxed), before, "it sleeps");
+    assert!(!going.end.is_finished());
+    world.time.pass(Duration::from_secs(2));
+    going.until("b fail").await;
+    settle().await;
+    world.time.pass(NAP_MAX);
+    assert_eq!(going.next().await, None);
+    let end = going.end.await.unwrap().moved;
+    assert_eq!((end.event, end.delay_ms), (Event::Rest, u64::MAX));
 }
 
 #[tokio::test]
