@@ -186,10 +186,22 @@ impl Leases {
             .is_some_and(|lease| lease.decide(decided.task_run, decided.decision))
     }
 
-    /// Passes on that a task run was given slots; says whether that is news here.
-    pub(crate) fn give(&self, given: GivenSlots) -> bool {
-        self.find(given.lease)
-            .is_some_and(|lease| lease.give(given.task_run, given.attempts))
+    /// Passes on which task runs were given slots and have not begun, all of them; says whether that is news here.
+    pub(crate) fn give(&self, given: Vec<GivenSlots>) -> bool {
+        let mut own: HashMap<LeaseKey, HashSet<_>> = HashMap::new();
+        for GivenSlots {
+            lease,
+            task_run,
+            attempts,
+        } in given
+        {
+            own.entry(lease).or_default().insert((task_run, attempts));
+        }
+        let mut is_news = false;
+        for lease in self.all() {
+            is_news |= lease.give(own.remove(&lease.key).unwrap_or_default());
+        }
+        is_news
     }
 
     /// Stops everything at once, to give it back; what was finished is still delivered.
@@ -256,11 +268,14 @@ impl Lease {
         taken.unwrap_or_else(|| mpsc::unbounded_channel().1)
     }
 
-    fn give(&self, task_run: TaskRunKey, attempts: u32) -> bool {
-        let is_news = lock(&self.heard)
-            .served
-            .insert((task_run.clone(), attempts));
-        is_news && self.given.send((task_run, attempts)).is_ok()
+    fn give(&self, served: HashSet<(TaskRunKey, u32)>) -> bool {
+        let mut heard = lock(&self.heard);
+        let news: Vec<_> = served.difference(&heard.served).cloned().collect();
+        // What is not said any more has begun.
+        heard.served = served;
+        drop(heard);
+        let sent = news.into_iter().map(|one| self.given.send(one));
+        sent.filter(Result::is_ok).count() > 0
     }
 
     fn decide(&self, task_run: TaskRunKey, decision: Decision) -> bool {
@@ -516,6 +531,30 @@ mod tests {
         assert!(!leases.cancel(key(1)));
         assert!(matches!(*hold.orders().borrow(), Order::Abandon));
         assert!(!leases.cancel(key(2)), "not here");
+    }
+
+    #[test]
+    fn slots_are_passed_on_once_and_kept_in_mind_until_their_attempt_has_begun() {
+        let (leases, _time) = leases();
+        let hold = leases.hold(key(1), leases.clock.monotonic());
+        let mut slots = hold.slots();
+        let given = |task: &str, attempts| GivenSlots {
+            lease: key(1),
+            task_run: task.parse().unwrap(),
+            attempts,
+        };
+        assert!(leases.give(vec![given("a", 0), given("b", 0)]));
+        assert!(!leases.give(vec![given("a", 0), given("b", 0)]));
+        assert!(leases.give(vec![given("a", 1), given("b", 0)]));
+        let mut passed = Vec::new();
+        while let Ok((task_run, attempts)) = slots.try_recv() {
+            passed.push(format!("{task_run} {attempts}"));
+        }
+        passed[..2].sort();
+        assert_eq!(passed, ["a 0", "b 0", "a 1"]);
+        assert_eq!(lock(&hold.lease.heard).served.len(), 2);
+        assert!(!leases.give(Vec::new()));
+        assert!(lock(&hold.lease.heard).served.is_empty());
     }
 
     #[tokio::test]

@@ -127,9 +127,7 @@ pub(super) async fn listen(agent: &Agent) {
                     .limited
                     .into_iter()
                     .for_each(|it| agent.tags.told(it));
-                let given = orders.slots.into_iter();
-                let given = given.filter(|it| agent.leases.give(it.clone()));
-                let is_news = given.count() > 0 || is_news;
+                let is_news = agent.leases.give(orders.slots) || is_news;
                 orders.drain.is_some_and(|drain| agent.obey(drain)) || is_news || is_empty
             }
             Err(refused) => {
