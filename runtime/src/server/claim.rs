@@ -52,6 +52,8 @@ pub(super) struct Claimed {
     is_barred: bool,
     /// Runs that have to wait for a slot from now.
     queued: Vec<FlowRunId>,
+    /// What runs require that this agent turned out to be too old for: it may have been woken for them.
+    left_over: BTreeSet<i64>,
     /// What was decided about runs that may not overlap.
     settled: Settled,
 }
@@ -187,6 +189,9 @@ impl App {
         if !claimed.queued.is_empty() {
             self.usher.has_queued();
         }
+        for requirement_id in &claimed.left_over {
+            self.announce(*requirement_id, self.clock.now(), 1).await;
+        }
         if claimed.is_barred {
             self.look_at_agents(Some(agent_id)).await?;
         }
@@ -220,8 +225,8 @@ impl App {
                 .await?;
             let sorted = sort_out(tx, chosen, &mut room, &mut fence, left, now, claimed).await?;
             claimed.has_passed = fence.has_passed();
-            let runs = self.hand_over(tx, session, sorted.free, now).await?;
-            claimed.runs.extend(runs);
+            self.hand_over(tx, session, sorted.free, now, claimed)
+                .await?;
             if !sorted.has_more {
                 return Ok(());
             }
@@ -347,9 +352,10 @@ impl App {
         session: &Session,
         chosen: Vec<Candidate>,
         now: Timestamp,
-    ) -> Result<Vec<ClaimedRun>, DbError> {
+        claimed: &mut Claimed,
+    ) -> Result<(), DbError> {
         if chosen.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
         // Here, so that claims of one transaction do not all serve the same project. One that is undone and
         // run again has given a turn away, and no run.
@@ -363,7 +369,6 @@ impl App {
             lease_until: self.lease_end(claimed_at),
         };
         let mut standings = Vec::new();
-        let mut claimed = Vec::new();
         let mut places = HashMap::new();
         let mut limited = None;
         for mut one in chosen {
@@ -374,6 +379,7 @@ impl App {
             if !limited_tags.is_empty() && !session.knows_slots() {
                 let why = "its waft is too old to wait for slots of tags".to_owned();
                 session.shun(version.id, why, self.clock.monotonic());
+                claimed.left_over.insert(one.standing.requirement_id);
                 continue;
             }
             if one.standing.claim(&claimant, now, &session.name).is_err() {
@@ -388,7 +394,7 @@ impl App {
                 (1, None, 0) => Vec::new(),
                 _ => task_run::list(tx, run.id, &version, None, TASK_RUNS_MAX).await?,
             };
-            claimed.push(ClaimedRun {
+            claimed.runs.push(ClaimedRun {
                 flow_run_id: run.id,
                 epoch: run.epoch,
                 flow: version.flow.clone(),
@@ -411,7 +417,6 @@ impl App {
             });
             standings.push(one.standing);
         }
-        flow_run::apply(tx, standings).await?;
-        Ok(claimed)
+        flow_run::apply(tx, standings).await
     }
 }

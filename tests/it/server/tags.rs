@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use waft::server::duty::cleaner::clean;
 use waft::server::duty::timekeeper::set_back;
 use waft::server::duty::usher::usher;
-use waft::wire::{Listen, Orders, Tag};
+use waft::wire::{Listen, NewDecision, Orders, Tag};
 
 use super::*;
+use crate::kit::witness::patient;
 
 /// What an agent says of a task that asks for slots, after so many attempts.
 fn asks(name: &str, attempts: u32) -> Happening {
@@ -62,6 +64,28 @@ impl World {
         agent.ask(&claimed).await;
         self.clock.pass(Duration::from_millis(1));
         claimed
+    }
+
+    /// Starts an agent of a version that knows nothing of tags.
+    async fn old_agent(&self) -> Agent {
+        let new = NewSession {
+            protocol: PROTOCOL - 1,
+            is_start: false,
+            ..hello("old", offer())
+        };
+        let session = self.client.open_session(&new).await.unwrap();
+        Agent {
+            client: self.client.clone(),
+            id: session.agent_id,
+            session: session.session_id,
+            numbers: AtomicU64::new(0),
+        }
+    }
+
+    async fn count(&self, sql: &'static str) -> i64 {
+        let mut reader = self.app.db.reader().await.unwrap();
+        let row = reader.row(sql, Vec::new()).await.unwrap();
+        row.unwrap().get(0).unwrap()
     }
 
     async fn counts(&self) -> String {
@@ -539,18 +563,7 @@ async fn an_agent_of_an_earlier_version_gets_no_run_that_waits_for_slots() {
     world.register_tagged("etl", &["db"]).await;
     world.register("plain").await;
     world.set("db", Some(1)).await;
-    let new = NewSession {
-        protocol: PROTOCOL - 1,
-        is_start: false,
-        ..hello("old", offer())
-    };
-    let session = world.client.open_session(&new).await.unwrap();
-    let old = Agent {
-        client: world.client.clone(),
-        id: session.agent_id,
-        session: session.session_id,
-        numbers: AtomicU64::new(0),
-    };
+    let old = world.old_agent().await;
     let run = world.create("etl").await;
     let plain = world.create("plain").await;
     let mut claimed = old.poll(9).await;
@@ -561,6 +574,36 @@ async fn an_agent_of_an_earlier_version_gets_no_run_that_waits_for_slots() {
     let words = &explained.agents[0].words;
     assert!(words[0].contains("too old to wait for slots"), "{words:?}");
     assert_eq!(world.agent("new").await.poll(9).await.len(), 1);
+}
+
+/// It is first in line, and woken for a run that it may not have.
+#[tokio::test]
+async fn an_agent_of_an_earlier_version_leaves_a_run_to_who_waits_behind_it() {
+    let world = World::new().await;
+    world.register_tagged("etl", &["db"]).await;
+    world.set("db", Some(1)).await;
+    let (old, new) = (world.old_agent().await, world.agent("new").await);
+    let wait = async |polls: usize| {
+        while world.app.waiting_polls() < polls {
+            tokio::task::yield_now().await;
+        }
+    };
+    let waits_behind = async {
+        wait(1).await;
+        new.poll_waiting(1, 30).await
+    };
+    let creates = async {
+        wait(2).await;
+        world.create("etl").await.id
+    };
+    let takes = async {
+        tokio::select! {
+            _ = old.poll_waiting(1, 30) => panic!("there is nothing for it"),
+            (runs, id) = async { tokio::join!(waits_behind, creates) } => (runs, id),
+        }
+    };
+    let (runs, id) = patient("the run to be taken", takes).await;
+    assert_eq!(runs[0].flow_run_id, id);
 }
 
 /// Many ask at once, on PostgreSQL in transactions that overlap: no slot is given twice.
