@@ -397,6 +397,62 @@ async fn a_run_that_is_called_and_does_not_come_holds_up_nobody() {
     assert_eq!(agent.given().await, rested[..1]);
 }
 
+/// Nobody comes for it any more, and nobody keeps a slot for it.
+#[tokio::test]
+async fn a_run_that_is_called_and_cancelled_is_forgotten() {
+    let world = World::new().await;
+    world.register_tagged("etl", &["db"]).await;
+    world.set("db", Some(1)).await;
+    let agent = world.agent("mira").await;
+    let called = "SELECT count(*) FROM tag_slot WHERE called_at IS NOT NULL";
+    for is_late in [false, true] {
+        let first = world.asking(&agent, "etl").await;
+        let rested = world.asking(&agent, "etl").await;
+        agent.tell(lease(&rested), vec![rests()]).await;
+        agent.tell(lease(&first), vec![flow(Event::Fail)]).await;
+        world.usher().await;
+        assert_eq!(world.count(called).await, 1);
+        if is_late {
+            world.clock.pass(Duration::from_secs(61));
+        }
+        world.client.cancel(rested.flow_run_id).await.unwrap();
+        let behind = world.asking(&agent, "etl").await;
+        assert_eq!(agent.given().await, [behind.flow_run_id]);
+        if is_late {
+            clean(&world.app).await.unwrap();
+        }
+        assert_eq!(world.count(called).await, 0);
+        agent.tell(lease(&behind), vec![flow(Event::Fail)]).await;
+    }
+}
+
+/// Its agent has looked for a decision for the last time, and not yet said that the run rests.
+#[tokio::test]
+async fn a_decision_that_crosses_the_rest_of_a_run_is_heard_though_no_slot_is_free() {
+    let world = World::new().await;
+    world.register_tagged("etl", &["db"]).await;
+    world.set("db", Some(1)).await;
+    let agent = world.agent("mira").await;
+    world.asking(&agent, "etl").await;
+    let run = world.asking(&agent, "etl").await;
+    let asks = ["report"].map(|name| [task(name, Event::Start), task(name, Event::Pause)]);
+    agent.tell(lease(&run), asks.concat()).await;
+    let approves = NewDecision {
+        task_run: Some("report".parse().unwrap()),
+        is_declined: false,
+        reason: String::new(),
+    };
+    let decided = world.client.decide(run.flow_run_id, &approves).await;
+    decided.unwrap();
+    agent.tell(lease(&run), vec![rests()]).await;
+    let again = agent.poll(9).await.remove(0);
+    assert_eq!(again.flow_run_id, run.flow_run_id);
+    assert!(again.task_runs.iter().any(|task| task.decision.is_some()));
+    let heard = vec![flow(Event::Start), task("report", Event::Decide), rests()];
+    agent.tell(lease(&again), heard).await;
+    assert!(agent.poll(9).await.is_empty(), "it waits for its slot");
+}
+
 /// The slot comes at the moment at which the agent gives up to wait for it.
 #[tokio::test]
 async fn slots_that_a_run_was_given_while_it_was_handed_back_are_not_lost() {

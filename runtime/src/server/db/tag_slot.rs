@@ -257,7 +257,10 @@ pub async fn plan(tx: &mut Tx, project: ProjectId, now: Timestamp) -> Result<Pla
     let before = |time| now.saturating_sub(time).unwrap_or(Timestamp::MIN);
     let sql = select!("WHERE s.project_id = $1 AND s.called_at > $2 AND s.given_at IS NULL");
     let mut called = read(tx, sql, args![project, before(HASTE)]).await?;
-    called.retain(|(row, _)| !row.is_over());
+    // Nobody comes for those any more.
+    for (row, _) in called.extract_if(.., |(row, _)| row.is_over()) {
+        plan.add(Act::Drop, row);
+    }
     let lately = before(CALL_MAX);
     let is_late = |called_at: &Option<Timestamp>| called_at.is_some_and(|at| at <= lately);
     // Somebody was called in vain.
@@ -391,6 +394,16 @@ async fn carry_out(
 pub async fn bring_back(tx: &mut Tx, now: Timestamp) -> Result<(), DbError> {
     let sql = "UPDATE tag_slot SET called_at = NULL WHERE called_at > $1 AND given_at IS NULL";
     tx.run(sql, args![now]).await.map(drop)
+}
+
+/// Forgets those that were called and need nothing any more, since what they waited for is over.
+pub async fn forget_called(tx: &mut Tx) -> Result<(), DbError> {
+    let sql = "DELETE FROM tag_slot WHERE called_at IS NOT NULL AND given_at IS NULL AND (EXISTS \
+               (SELECT 1 FROM flow_run r WHERE r.id = tag_slot.flow_run_id AND r.ended_at IS NOT NULL) \
+               OR EXISTS (SELECT 1 FROM task_run t WHERE t.flow_run_id = tag_slot.flow_run_id \
+               AND t.task = tag_slot.task AND t.map_index = tag_slot.map_index \
+               AND t.state NOT IN ('Queued', 'Running')))";
+    tx.run(sql, args![]).await.map(drop)
 }
 
 /// Who is in line with some tags, the first to be served first.

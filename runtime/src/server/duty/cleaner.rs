@@ -1,7 +1,8 @@
 //! The cleaner: forgets what was kept for long enough.
 //!
 //! Agents that were not heard of for a month, and silent sessions long before; runs that were over for as long
-//! as runs are kept; and segments of results that nobody has used for as long as results are kept are doomed.
+//! as runs are kept; and segments of results that nobody has used for as long as results are kept are doomed. Of who
+//! was called for slots of tags, those are forgotten whose task run is over.
 //!
 //! A run that is not over needs what its tasks have returned, however long ago: its segments are
 //! spared. Agents are asked to delete the doomed when they listen (`api/agent.rs`). Those under a root that
@@ -14,7 +15,7 @@ use jiff::SignedDuration;
 
 use super::{note, rest};
 use crate::server::app::App;
-use crate::server::db::{DbError, agent, flow_run, segment};
+use crate::server::db::{DbError, agent, flow_run, segment, tag_slot};
 use crate::server::news::News;
 
 /// How often it looks.
@@ -60,6 +61,9 @@ pub async fn clean(app: &App) -> Result<u64, DbError> {
             );
         }
     }
+    app.db
+        .write(|tx| Box::pin(tag_slot::forget_called(tx)))
+        .await?;
     let since = now.saturating_sub(UNSEEN).unwrap_or(now);
     app.db
         .write(move |tx| Box::pin(agent::forget_unseen(tx, since)))
