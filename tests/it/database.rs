@@ -174,7 +174,7 @@ async fn an_older_database_is_migrated_and_told_from_where() {
         }
         db.close().await;
         let again = server::migrate(&place).await.unwrap();
-        assert_eq!((again.from, again.to, to), (Some(7), 12, 12));
+        assert_eq!((again.from, again.to, to), (Some(7), 13, 13));
         let (app, _) = server::open(&settings(&place)).await.unwrap();
         app.login_code().await.unwrap();
     }

@@ -535,6 +535,12 @@ async fn a_number_that_changes_ends_nothing_and_lets_more_begin() {
     let begun = vec![task("fetch", Event::Start)];
     agent.tell(lease(&runs[4]), begun).await;
     assert_eq!(world.counts().await, "db 4/1 0");
+    for nth in 0..9 {
+        world.set(&format!("t{nth}"), Some(1)).await;
+        world.set(&format!("t{nth}"), None).await;
+    }
+    let rows = world.count("SELECT count(*) FROM tag").await;
+    assert_eq!(rows, 2, "a number and the newest change");
     let none = world.set("db", None).await;
     assert_eq!((none.slots, none.waiting), (None, 0));
     assert_eq!(world.counts().await, "");

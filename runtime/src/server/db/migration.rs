@@ -81,6 +81,11 @@ const OF_FILES: &[Step] = &[
         "mark",
         include_str!("../../../migrations/sqlite/0012_mark.sql"),
     ),
+    (
+        13,
+        "tag change",
+        include_str!("../../../migrations/sqlite/0013_tag_change.sql"),
+    ),
 ];
 
 /// Every migration of a PostgreSQL database, by number.
@@ -134,6 +139,11 @@ const OF_POSTGRES: &[Step] = &[
         12,
         "mark",
         include_str!("../../../migrations/postgres/0012_mark.sql"),
+    ),
+    (
+        13,
+        "tag change",
+        include_str!("../../../migrations/postgres/0013_tag_change.sql"),
     ),
 ];
 

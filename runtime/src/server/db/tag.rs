@@ -27,14 +27,26 @@ pub async fn set(
     let sql = "INSERT INTO tag (project_id, name, slots, changed_at) VALUES ($1, $2, $3, $4) \
                ON CONFLICT (project_id, name) DO UPDATE SET slots = excluded.slots, \
                changed_at = excluded.changed_at";
-    tx.run(sql, args![project, name, slots, change])
-        .await
-        .map(drop)
+    tx.run(sql, args![project, name, slots, change]).await?;
+    // The newest change of the project says all that those said that took a number away.
+    let sql = "DELETE FROM tag WHERE project_id = $1 AND slots IS NULL AND changed_at < $2";
+    tx.run(sql, args![project, change]).await.map(drop)
 }
+
+/// Keeps everybody else from changing a number of slots, in any project, until this transaction ends: what begins
+/// in it counts against those that it finds, and whoever sets another finds what has begun.
+pub async fn hold(tx: &mut Tx) -> Result<(), DbError> {
+    if tx.is_shared() {
+        tx.run("LOCK TABLE tag IN SHARE MODE", args![]).await?;
+    }
+    Ok(())
+}
+
+pub(super) const LAST_CHANGE: &str = "SELECT max(changed_at) FROM tag";
 
 /// Returns the newest change; none if no tag has ever had a number of slots.
 pub async fn last_change(tx: &mut Tx) -> Result<Option<i64>, DbError> {
-    let row = tx.row("SELECT max(changed_at) FROM tag", args![]).await?;
+    let row = tx.row(LAST_CHANGE, args![]).await?;
     row.map_or(Ok(None), |row| row.get(0))
 }
 
