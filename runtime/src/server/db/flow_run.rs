@@ -335,10 +335,25 @@ pub async fn of_agent(tx: &mut Tx, agent: AgentId) -> Result<Vec<Standing>, DbEr
 
 /// Lists the agents that have runs of a project.
 pub async fn agents_of(tx: &mut Tx, project: ProjectId) -> Result<Vec<AgentId>, DbError> {
-    let sql = "SELECT DISTINCT agent_id FROM flow_run WHERE project_id = $1 \
-               AND lease_until IS NOT NULL AND agent_id IS NOT NULL";
-    let rows = tx.rows(sql, args![project]).await?;
+    let rows = tx.rows(AGENTS_OF, args![project]).await?;
     rows.iter().map(|row| row.get(0)).collect()
+}
+
+pub(super) const AGENTS_OF: Sql = Sql {
+    sqlite: "SELECT DISTINCT agent_id FROM flow_run INDEXED BY flow_run_leased \
+             WHERE project_id = $1 AND lease_until IS NOT NULL AND agent_id IS NOT NULL",
+    postgres: "SELECT DISTINCT agent_id FROM flow_run WHERE project_id = $1 \
+               AND lease_until IS NOT NULL AND agent_id IS NOT NULL",
+};
+
+/// Keeps everybody else from changing the runs of a project that agents have, until this transaction ends.
+pub async fn lock_leased(tx: &mut Tx, project: ProjectId) -> Result<(), DbError> {
+    if tx.is_shared() {
+        let sql = "SELECT 1 FROM flow_run WHERE project_id = $1 AND lease_until IS NOT NULL \
+                   ORDER BY id FOR UPDATE";
+        tx.rows(sql, args![project]).await?;
+    }
+    Ok(())
 }
 
 /// Reads how the runs stand that an agent has, to change them in this transaction.

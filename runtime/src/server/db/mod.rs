@@ -425,4 +425,33 @@ mod tests {
             ["SEARCH log_line USING INDEX log_line_of_run (flow_run_id=?)"]
         );
     }
+
+    /// A project may have had millions of runs, and thousands may wait; agents have few of them.
+    #[tokio::test]
+    async fn what_agents_have_of_a_project_is_found_past_all_its_other_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::open(&folder.path().join("waft.db").into())
+            .await
+            .unwrap();
+        let mut reader = db.reader().await.unwrap();
+        for sql in [
+            flow_run::AGENTS_OF.sqlite,
+            tag_slot::AT_WORK.sqlite,
+            tag_slot::LIVE.sqlite,
+        ] {
+            let explain: &'static str = format!("EXPLAIN QUERY PLAN {sql}").leak();
+            let steps = reader.rows(explain, args![]).await.unwrap();
+            let steps: Vec<String> = steps.iter().map(|row| row.get(3).unwrap()).collect();
+            assert!(
+                steps[0].contains(" USING INDEX flow_run_leased"),
+                "{steps:?}: {sql}"
+            );
+            let others = steps[1..].iter();
+            assert_eq!(others.filter(|step| step.starts_with("SCAN")).count(), 0);
+        }
+        let explain: &'static str = format!("EXPLAIN QUERY PLAN {}", tag::LAST_CHANGE).leak();
+        let steps = reader.rows(explain, args![]).await.unwrap();
+        let first: String = steps[0].get(3).unwrap();
+        assert_eq!(first, "SEARCH tag USING COVERING INDEX tag_change");
+    }
 }

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use jiff::{SignedDuration, Timestamp};
 
 use super::memory::Memory;
-use super::sql::Many;
+use super::sql::{Many, Sql};
 use super::tag::{self, Numbers};
 use super::task_run::Key;
 use super::tx::{Json, Row as Cells, Tx, args};
@@ -126,11 +126,15 @@ struct Row {
 
 macro_rules! select {
     ($rest:literal) => {
+        select!("tag_slot s JOIN flow_run r ON r.id = s.flow_run_id", $rest)
+    };
+    ($from:literal, $rest:literal) => {
         concat!(
             "SELECT s.flow_run_id, s.task, s.map_index, s.tags, s.rank, s.asked_at, s.epoch, ",
             "s.attempts, r.epoch, r.lease_until IS NOT NULL, r.ended_at IS NOT NULL, r.agent_id, ",
-            "r.flow_version_id, t.state, s.called_at FROM tag_slot s JOIN flow_run r ON r.id = s.flow_run_id ",
-            "LEFT JOIN task_run t ON t.flow_run_id = s.flow_run_id AND t.task = s.task ",
+            "r.flow_version_id, t.state, s.called_at FROM ",
+            $from,
+            " LEFT JOIN task_run t ON t.flow_run_id = s.flow_run_id AND t.task = s.task ",
             "AND t.map_index = s.map_index ",
             $rest
         )
@@ -412,16 +416,29 @@ const LINE: &str = select!(
      ORDER BY s.rank, s.asked_at LIMIT $3"
 );
 
-/// Those of them whose claim is good.
-const LIVE: &str = select!(
-    "WHERE s.project_id = $1 AND s.tags = $2 AND s.given_at IS NULL AND s.called_at IS NULL \
-     AND r.lease_until IS NOT NULL AND r.epoch = s.epoch ORDER BY s.rank, s.asked_at LIMIT $3"
-);
+macro_rules! live {
+    ($from:literal) => {
+        select!(
+            $from,
+            "WHERE s.project_id = $1 AND s.tags = $2 AND s.given_at IS NULL AND s.called_at IS NULL \
+             AND r.lease_until IS NOT NULL AND r.epoch = s.epoch ORDER BY s.rank, s.asked_at LIMIT $3"
+        )
+    };
+}
+
+/// Those of them whose claim is good: looked for among the runs that agents have, which are few beside those
+/// that wait.
+pub(super) const LIVE: Sql = Sql {
+    sqlite: live!(
+        "flow_run r INDEXED BY flow_run_leased CROSS JOIN tag_slot s ON s.flow_run_id = r.id"
+    ),
+    postgres: live!("tag_slot s JOIN flow_run r ON r.id = s.flow_run_id"),
+};
 
 /// Reads rows, each with when it was called.
 async fn read(
     tx: &mut Tx,
-    sql: &'static str,
+    sql: impl Into<Sql>,
     args: Vec<super::tx::Arg>,
 ) -> Result<Vec<(Row, Option<Timestamp>)>, DbError> {
     let rows = tx.rows(sql, args).await?;
@@ -544,6 +561,16 @@ pub async fn waiting(tx: &mut Tx, project: ProjectId) -> Result<HashMap<String, 
     Ok(waiting)
 }
 
+pub(super) const AT_WORK: Sql = Sql {
+    sqlite: "SELECT r.id, t.task, t.map_index, r.flow_version_id, r.epoch, t.attempts \
+             FROM flow_run r INDEXED BY flow_run_leased CROSS JOIN task_run t \
+             ON t.flow_run_id = r.id \
+             WHERE r.project_id = $1 AND r.lease_until IS NOT NULL AND t.state = 'Running'",
+    postgres: "SELECT r.id, t.task, t.map_index, r.flow_version_id, r.epoch, t.attempts \
+               FROM flow_run r JOIN task_run t ON t.flow_run_id = r.id \
+               WHERE r.project_id = $1 AND r.lease_until IS NOT NULL AND t.state = 'Running'",
+};
+
 /// Counts in what runs already of a tag that has a number of slots from now on.
 pub async fn count_in(
     tx: &mut Tx,
@@ -552,11 +579,8 @@ pub async fn count_in(
     tag: &str,
     at: Timestamp,
 ) -> Result<(), DbError> {
-    let sql = "SELECT r.id, t.task, t.map_index, r.flow_version_id, r.epoch, t.attempts \
-               FROM flow_run r JOIN task_run t ON t.flow_run_id = r.id \
-               WHERE r.project_id = $1 AND r.lease_until IS NOT NULL AND t.state = 'Running'";
     let mut begun = BTreeMap::new();
-    for row in tx.rows(sql, args![project]).await? {
+    for row in tx.rows(AT_WORK, args![project]).await? {
         let (place, map_index): (u32, i64) = (row.get(1)?, row.get(2)?);
         let version = memory.version(tx, row.get(3)?).await?;
         let version = version.ok_or(DbError::Raced)?;
