@@ -6,6 +6,7 @@ mod access;
 mod api;
 mod claims;
 mod clocks;
+mod crossings;
 mod fleet;
 mod life;
 mod marks;

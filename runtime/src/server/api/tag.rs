@@ -92,6 +92,9 @@ pub(super) async fn set_tag_slots(
                     let message = format!("more than {TAGS_MAX} tags of a project have slots");
                     return Err(ApiError::new(Code::ValueBad, message));
                 }
+                if slots.is_some() {
+                    flow_run::lock_leased(tx, project.id).await?;
+                }
                 tag::set(tx, project.id, &name, slots, now).await?;
                 if slots.is_some() {
                     tag_slot::count_in(tx, &memory, project.id, &name, now).await?;

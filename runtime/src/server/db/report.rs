@@ -445,6 +445,9 @@ impl<'a> Sheet<'a> {
 impl Sheet<'_> {
     /// Writes who asks for slots of tags, and who has begun that counts against them.
     async fn write_line(&mut self, tx: &mut Tx) -> Result<(), DbError> {
+        if !self.begun.is_empty() {
+            tag::hold(tx).await?;
+        }
         let asking = std::mem::take(&mut self.asking);
         self.outcome.asked = asking.values().map(|one| one.project).collect();
         tag_slot::ask(tx, asking, self.now).await?;

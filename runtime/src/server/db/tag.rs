@@ -21,6 +21,12 @@ pub async fn set(
     slots: Option<u32>,
     at: Timestamp,
 ) -> Result<(), DbError> {
+    if tx.is_shared() {
+        // Changes come one after the other, in all projects: nobody hears of a later one before this one. And what
+        // has begun without knowing of this one is there to be counted.
+        let sql = "LOCK TABLE tag IN SHARE ROW EXCLUSIVE MODE";
+        tx.run(sql, args![]).await?;
+    }
     // Never that of another change, whatever the clock says: agents tell by it whether they know all.
     let last = last_change(tx).await?.unwrap_or_default();
     let change = at.as_microsecond().max(last + 1);
