@@ -162,8 +162,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "slots that were given for one attempt serve the next",
         file: "runtime/src/model/graph/slots.rs",
-        is: "if life.state == State::Queued && life.attempts == attempts {",
-        becomes: "if life.state == State::Queued && life.attempts >= attempts {",
+        is: "life.state == State::Queued && life.attempts == attempts;",
+        becomes: "life.state == State::Queued && life.attempts >= attempts;",
         tests: &["runner::tests::slots"],
     },
     Mutant {
