@@ -6,7 +6,6 @@ mod access;
 mod api;
 mod claims;
 mod clocks;
-mod crossings;
 mod fleet;
 mod life;
 mod marks;

@@ -1,5 +1,7 @@
 //! Slots of tags: how many task runs with a tag agents may run at one time in a project.
 
+mod crossings;
+
 use std::collections::BTreeSet;
 
 use waft::server::duty::cleaner::clean;
@@ -666,48 +668,4 @@ async fn an_agent_of_an_earlier_version_leaves_a_run_to_who_waits_behind_it() {
     };
     let (runs, id) = patient("the run to be taken", takes).await;
     assert_eq!(runs[0].flow_run_id, id);
-}
-
-/// Many ask at once, on PostgreSQL in transactions that overlap: no slot is given twice.
-#[tokio::test]
-async fn agents_that_ask_at_once_are_given_no_slot_twice() {
-    const RUNS: usize = 24;
-    let world = World::new().await;
-    world.register_tagged("etl", &["db"]).await;
-    world.set("db", Some(3)).await;
-    let mut agents = Vec::new();
-    for nth in 0..8 {
-        agents.push(world.agent(&format!("agent-{nth}")).await);
-    }
-    for _ in 0..RUNS {
-        world.create("etl").await;
-    }
-    let mut claims = Vec::new();
-    for agent in &agents {
-        claims.extend(agent.poll(3).await.into_iter().map(|run| (agent, run)));
-    }
-    assert_eq!(claims.len(), RUNS);
-    let asks = claims.iter().map(|(agent, run)| agent.ask(run));
-    futures::future::join_all(asks).await;
-    let mut done = BTreeSet::new();
-    while done.len() < RUNS {
-        let mut given = Vec::new();
-        for agent in &agents {
-            given.extend(agent.given().await.into_iter().map(|id| (agent, id)));
-        }
-        let left = RUNS - done.len();
-        assert_eq!(given.len(), left.min(3));
-        let ends = given.iter().map(|(agent, id)| {
-            let run = claims.iter().find(|(_, run)| run.flow_run_id == *id);
-            let key = lease(&run.unwrap().1);
-            let story = vec![task("fetch", Event::Start), task("fetch", Event::Succeed)];
-            agent.tell(key, story)
-        });
-        futures::future::join_all(ends).await;
-        done.extend(given.iter().map(|(_, id)| *id));
-        let looks = (0..4).map(|_| usher(&world.app));
-        for looked in futures::future::join_all(looks).await {
-            looked.unwrap();
-        }
-    }
 }

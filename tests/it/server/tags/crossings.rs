@@ -1,4 +1,5 @@
-//! Transactions that are under way at one time, on PostgreSQL; on a file they come one after the other.
+//! Slots of tags in transactions that are under way at one time, on PostgreSQL; on a file they come one after the
+//! other.
 
 use std::sync::Arc;
 
@@ -135,4 +136,48 @@ async fn what_begins_while_a_number_is_set_is_counted() {
         set.unwrap().taken
     };
     assert_eq!(world.cross(&ends, first, second).await, 1);
+}
+
+/// Many ask at once, on PostgreSQL in transactions that overlap: no slot is given twice.
+#[tokio::test]
+async fn agents_that_ask_at_once_are_given_no_slot_twice() {
+    const RUNS: usize = 24;
+    let world = World::new().await;
+    world.register_tagged("etl", &["db"]).await;
+    world.set("db", Some(3)).await;
+    let mut agents = Vec::new();
+    for nth in 0..8 {
+        agents.push(world.agent(&format!("agent-{nth}")).await);
+    }
+    for _ in 0..RUNS {
+        world.create("etl").await;
+    }
+    let mut claims = Vec::new();
+    for agent in &agents {
+        claims.extend(agent.poll(3).await.into_iter().map(|run| (agent, run)));
+    }
+    assert_eq!(claims.len(), RUNS);
+    let asks = claims.iter().map(|(agent, run)| agent.ask(run));
+    futures::future::join_all(asks).await;
+    let mut done = BTreeSet::new();
+    while done.len() < RUNS {
+        let mut given = Vec::new();
+        for agent in &agents {
+            given.extend(agent.given().await.into_iter().map(|id| (agent, id)));
+        }
+        let left = RUNS - done.len();
+        assert_eq!(given.len(), left.min(3));
+        let ends = given.iter().map(|(agent, id)| {
+            let run = claims.iter().find(|(_, run)| run.flow_run_id == *id);
+            let key = lease(&run.unwrap().1);
+            let story = vec![task("fetch", Event::Start), task("fetch", Event::Succeed)];
+            agent.tell(key, story)
+        });
+        futures::future::join_all(ends).await;
+        done.extend(given.iter().map(|(_, id)| *id));
+        let looks = (0..4).map(|_| usher(&world.app));
+        for looked in futures::future::join_all(looks).await {
+            looked.unwrap();
+        }
+    }
 }
