@@ -161,9 +161,9 @@ fn note(
 fn hurry(run: &mut Standing, decision: &Decision) -> Result<(), DbError> {
     match run.state {
         State::Paused => resume(run, decision)?,
-        // Others of its task runs may wait for a later attempt, and go on waiting; a run that was not begun
+        // Others of its task runs may wait for a later attempt, and go on waiting; a run that nobody had yet
         // begins no earlier by it.
-        State::Scheduled => run.due_at = run.due_at.min(decision.at.max(run.scheduled_at)),
+        State::Scheduled if run.epoch > 0 => run.due_at = run.due_at.min(decision.at),
         _ => {}
     }
     Ok(())
