@@ -86,6 +86,11 @@ const OF_FILES: &[Step] = &[
         "tag change",
         include_str!("../../../migrations/sqlite/0013_tag_change.sql"),
     ),
+    (
+        14,
+        "held",
+        include_str!("../../../migrations/sqlite/0014_held.sql"),
+    ),
 ];
 
 /// Every migration of a PostgreSQL database, by number.
@@ -144,6 +149,11 @@ const OF_POSTGRES: &[Step] = &[
         13,
         "tag change",
         include_str!("../../../migrations/postgres/0013_tag_change.sql"),
+    ),
+    (
+        14,
+        "held",
+        include_str!("../../../migrations/postgres/0014_held.sql"),
     ),
 ];
 

@@ -380,11 +380,6 @@ mod tests {
     /// there are many.
     #[tokio::test]
     async fn claims_and_reports_scan_no_table() {
-        let folder = tempfile::tempdir().unwrap();
-        let db = Db::open(&folder.path().join("waft.db").into())
-            .await
-            .unwrap();
-        let mut reader = db.reader().await.unwrap();
         for sql in [
             flow_run::HEADS.sqlite,
             flow_run::LINE.sqlite,
@@ -395,9 +390,7 @@ mod tests {
             lease::RENEW.text(Kind::Sqlite, 3),
             task_run::READ.text(Kind::Sqlite, 3),
         ] {
-            let explain: &'static str = format!("EXPLAIN QUERY PLAN {sql}").leak();
-            for row in reader.rows(explain, args![]).await.unwrap() {
-                let step: String = row.get(3).unwrap();
+            for step in steps_of(sql).await {
                 let is_scan = ["SCAN flow_run", "SCAN task_run"]
                     .iter()
                     .any(|scan| step.starts_with(scan));
@@ -412,16 +405,8 @@ mod tests {
     /// A run may have said half a million lines, and all but a few of its tasks.
     #[tokio::test]
     async fn what_a_run_said_last_is_found_past_what_its_tasks_said() {
-        let folder = tempfile::tempdir().unwrap();
-        let db = Db::open(&folder.path().join("waft.db").into())
-            .await
-            .unwrap();
-        let mut reader = db.reader().await.unwrap();
-        let explain: &'static str = format!("EXPLAIN QUERY PLAN {}", log_line::LAST.sqlite).leak();
-        let steps = reader.rows(explain, args![]).await.unwrap();
-        let steps: Vec<String> = steps.iter().map(|row| row.get(3).unwrap()).collect();
         assert_eq!(
-            steps,
+            steps_of(log_line::LAST.sqlite).await,
             ["SEARCH log_line USING INDEX log_line_of_run (flow_run_id=?)"]
         );
     }
@@ -429,19 +414,12 @@ mod tests {
     /// A project may have had millions of runs, and thousands may wait; agents have few of them.
     #[tokio::test]
     async fn what_agents_have_of_a_project_is_found_past_all_its_other_runs() {
-        let folder = tempfile::tempdir().unwrap();
-        let db = Db::open(&folder.path().join("waft.db").into())
-            .await
-            .unwrap();
-        let mut reader = db.reader().await.unwrap();
         for sql in [
             flow_run::AGENTS_OF.sqlite,
             tag_slot::AT_WORK.sqlite,
             tag_slot::LIVE.sqlite,
         ] {
-            let explain: &'static str = format!("EXPLAIN QUERY PLAN {sql}").leak();
-            let steps = reader.rows(explain, args![]).await.unwrap();
-            let steps: Vec<String> = steps.iter().map(|row| row.get(3).unwrap()).collect();
+            let steps = steps_of(sql).await;
             assert!(
                 steps[0].contains(" USING INDEX flow_run_leased"),
                 "{steps:?}: {sql}"
@@ -449,9 +427,28 @@ mod tests {
             let others = steps[1..].iter();
             assert_eq!(others.filter(|step| step.starts_with("SCAN")).count(), 0);
         }
-        let explain: &'static str = format!("EXPLAIN QUERY PLAN {}", tag::LAST_CHANGE).leak();
-        let steps = reader.rows(explain, args![]).await.unwrap();
-        let first: String = steps[0].get(3).unwrap();
-        assert_eq!(first, "SEARCH tag USING COVERING INDEX tag_change");
+        let steps = steps_of(tag::LAST_CHANGE).await;
+        assert_eq!(steps[0], "SEARCH tag USING COVERING INDEX tag_change");
+    }
+
+    /// Each claim counts them where runs of a flow or a project are limited, and there may be thousands.
+    #[tokio::test]
+    async fn runs_that_agents_have_are_counted_without_looking_them_up() {
+        assert_eq!(
+            steps_of(slot::TAKEN).await,
+            ["SCAN flow_run USING COVERING INDEX flow_run_held"]
+        );
+    }
+
+    /// Returns how a new database goes about a statement.
+    async fn steps_of(sql: &str) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::open(&folder.path().join("waft.db").into())
+            .await
+            .unwrap();
+        let explain: &'static str = format!("EXPLAIN QUERY PLAN {sql}").leak();
+        let steps = db.reader().await.unwrap().rows(explain, args![]).await;
+        let steps = steps.unwrap();
+        steps.iter().map(|row| row.get(3).unwrap()).collect()
     }
 }

@@ -95,6 +95,10 @@ impl Room {
     }
 }
 
+/// Counts what agents have, by an index that holds all of it.
+pub(super) const TAKEN: &str = "SELECT flow_id, project_id, count(*) FROM flow_run \
+                                WHERE lease_until IS NOT NULL GROUP BY flow_id, project_id";
+
 /// Reads what of the slots is free.
 pub async fn room(tx: &mut Tx) -> Result<Room, DbError> {
     let mut room = Room::default();
@@ -115,9 +119,7 @@ pub async fn room(tx: &mut Tx) -> Result<Room, DbError> {
     if !room.is_limited() {
         return Ok(room);
     }
-    let taken = "SELECT flow_id, project_id, count(*) FROM flow_run WHERE lease_until IS NOT NULL \
-                 GROUP BY flow_id, project_id";
-    for row in tx.rows(taken, args![]).await? {
+    for row in tx.rows(TAKEN, args![]).await? {
         let (flow, project, count): (_, _, u32) = (row.get(0)?, row.get(1)?, row.get(2)?);
         if let Some(slots) = room.flows.get_mut(&flow) {
             slots.taken += count;
