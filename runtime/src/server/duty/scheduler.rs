@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
+use futures::{StreamExt as _, stream};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{note, rest};
@@ -28,6 +29,10 @@ const AHEAD: usize = 10;
 const SINCE: usize = MISSED.as_secs() as usize + 1;
 /// Schedules looked at in one go.
 const BATCH: u32 = 200;
+/// Schedules filled at one time where they share a commit.
+const AT_ONCE: usize = 64;
+/// Schedules filled at one time where each takes a connection: others need some too.
+const AT_ONCE_SHARED: usize = 4;
 /// The longest rest: another server, or the wall clock, may have changed something.
 const REST_MAX: Duration = Duration::from_secs(10);
 /// A schedule that is looked at so late was missed: no server was up.
@@ -79,14 +84,18 @@ pub async fn schedule_all(app: &App) -> Result<Option<Timestamp>, DbError> {
             };
         }
         drop(reader);
-        for one in due {
-            let memory = app.db.memory.clone();
-            let made = app
+        // Many at one time: on a file they share a commit.
+        let fills = due.into_iter().map(|one| {
+            let (memory, id) = (app.db.memory.clone(), one.flow_id);
+            let fill = app
                 .db
-                .write(move |tx| Box::pin(async move { fill(tx, &memory, one.flow_id, now).await }))
-                .await;
+                .write(move |tx| Box::pin(async move { fill(tx, &memory, id, now).await }));
+            async move { (id, fill.await) }
+        });
+        let mut fills = stream::iter(fills).buffer_unordered(at_once(app));
+        while let Some((id, made)) = fills.next().await {
             let Some(made) = note("scheduler", made) else {
-                failed.insert(one.flow_id);
+                failed.insert(id);
                 continue;
             };
             for (requirement_id, at) in made.runs {
@@ -94,6 +103,14 @@ pub async fn schedule_all(app: &App) -> Result<Option<Timestamp>, DbError> {
             }
             app.tell_settled(&made.settled);
         }
+    }
+}
+
+/// Returns how many schedules are filled at one time.
+fn at_once(app: &App) -> usize {
+    match app.db.is_shared() {
+        true => AT_ONCE_SHARED,
+        false => AT_ONCE,
     }
 }
 
