@@ -592,6 +592,16 @@ async fn the_api_is_pinned() {
         .await
         .unwrap();
     let document: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    // An id is unique in the whole document, for clients that are made of it.
+    let paths = document["paths"].as_object().unwrap().values();
+    let operations = paths.flat_map(|path| path.as_object().unwrap().values());
+    let mut ids: Vec<_> = operations
+        .map(|operation| operation["operationId"].as_str().unwrap())
+        .collect();
+    let count = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), count, "{ids:?}");
     let text = serde_json::to_string_pretty(&document).unwrap() + "\n";
     expect_test::expect_file!["openapi.json"].assert_eq(&text);
 }

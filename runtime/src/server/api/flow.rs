@@ -374,7 +374,7 @@ async fn change(app: App, access: Access, text: String, what: Change) -> Answer<
 #[utoipa::path(put, path = "/api/flows/{flow}/slots", tag = "flow",
 params(("flow" = String, Path, description = "Id, name where unique, or `project/flow` (the slash encoded)")),
 request_body = Slots, responses((status = 200, body = Flow), (status = "4XX", body = ErrorBody)), security(("token" = [])))]
-pub(super) async fn set_flow_slots(
+pub(super) async fn set_slots(
     State(app): State<App>,
     access: Access,
     Path(text): Path<String>,

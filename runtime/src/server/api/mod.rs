@@ -57,10 +57,10 @@ pub(super) fn routes() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(flow::resume))
         .routes(routes!(flow::archive))
         .routes(routes!(flow::roll_back))
-        .routes(routes!(flow::set_flow_slots))
-        .routes(routes!(project::set_project_slots))
+        .routes(routes!(flow::set_slots))
+        .routes(routes!(project::set_slots))
         .routes(routes!(tag::list))
-        .routes(routes!(tag::set_tag_slots))
+        .routes(routes!(tag::set_slots))
         .routes(routes!(flow_run::show, flow_run::delete))
         .routes(routes!(flow_run::task_runs))
         .routes(routes!(flow_run::logs))
@@ -104,7 +104,27 @@ pub(super) fn routes() -> (Router<App>, utoipa::openapi::OpenApi) {
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
     let components = document.components.get_or_insert_with(Default::default);
     components.add_security_scheme("token", SecurityScheme::Http(bearer));
+    name_operations(&mut document);
     (router, document)
+}
+
+/// Names each operation by its noun and its verb: an id has to be unique in the whole document.
+fn name_operations(document: &mut utoipa::openapi::OpenApi) {
+    for item in document.paths.paths.values_mut() {
+        let operations = [
+            &mut item.get,
+            &mut item.put,
+            &mut item.post,
+            &mut item.delete,
+        ];
+        for operation in operations.into_iter().flatten() {
+            let noun = operation.tags.as_ref().and_then(|tags| tags.first());
+            if let (Some(noun), Some(verb)) = (noun, &operation.operation_id) {
+                let id = format!("{noun}_{verb}").replace('-', "_");
+                operation.operation_id = Some(id);
+            }
+        }
+    }
 }
 
 /// Answers for an address that there is not.

@@ -87,7 +87,7 @@ pub(super) async fn list(
 params(("project" = String, Path, description = "Name or id")), request_body = Slots, responses(
     (status = 200, body = Project), (status = "4XX", body = ErrorBody),
 ), security(("token" = [])))]
-pub(super) async fn set_project_slots(
+pub(super) async fn set_slots(
     State(app): State<App>,
     access: Access,
     Path(text): Path<String>,

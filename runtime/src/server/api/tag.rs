@@ -67,7 +67,7 @@ params(("project" = String, Path, description = "Name or id"), ("tag" = String, 
 request_body = Slots, responses(
     (status = 200, body = Tag), (status = "4XX", body = ErrorBody),
 ), security(("token" = [])))]
-pub(super) async fn set_tag_slots(
+pub(super) async fn set_slots(
     State(app): State<App>,
     access: Access,
     Path((text, name)): Path<(String, String)>,
