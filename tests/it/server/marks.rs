@@ -1,7 +1,7 @@
 //! What ends by hand: task runs, which whoever has the run sees to, and runs as a whole, at once.
 
 use waft::model::run::Verdict;
-use waft::wire::{Listen, NewDecision, NewMark, NewRetry, Orders, Renewal, TaskMark};
+use waft::wire::{NewDecision, NewMark, NewRetry, Renewal, TaskMark};
 
 use super::*;
 
@@ -13,25 +13,6 @@ fn marks(state: State, tasks: &[&str]) -> NewMark {
         state,
         output: None,
         reason: "by hand".to_owned(),
-    }
-}
-
-impl Agent {
-    async fn hears(&self, leases: Vec<LeaseKey>) -> Orders {
-        let listen = Listen {
-            session_id: self.session,
-            leases,
-            has_left: false,
-            limited_seen: None,
-            wait_seconds: 0,
-        };
-        self.client.listen(&listen).await.unwrap()
-    }
-
-    async fn takes(&self) -> ClaimedRun {
-        let mut claimed = self.poll(1).await;
-        assert_eq!(claimed.len(), 1, "there is a run to be claimed");
-        claimed.remove(0)
     }
 }
 
@@ -78,16 +59,7 @@ async fn whoever_has_the_run_is_told_how_a_task_ends_until_that_is_done() {
     agent.tell(lease, begins).await;
 
     let cancels = marks(State::Cancelled, &["fetch"]);
-    let listening = async {
-        let listen = Listen {
-            session_id: agent.session,
-            leases: vec![lease],
-            has_left: false,
-            limited_seen: None,
-            wait_seconds: 30,
-        };
-        agent.client.listen(&listen).await.unwrap()
-    };
+    let listening = agent.hears_within(vec![lease], 30);
     let marking = async {
         tokio::task::yield_now().await;
         world.mark(run.id, &cancels).await.unwrap()
@@ -325,16 +297,7 @@ async fn a_run_that_is_marked_is_over_at_once_and_its_agent_has_lost_it() {
             .map(|what| agent.report_of(lease, what))
             .collect();
         agent.send(reports.clone()).await;
-        let listening = async {
-            let listen = Listen {
-                session_id: agent.session,
-                leases: vec![lease],
-                has_left: false,
-                limited_seen: None,
-                wait_seconds: 30,
-            };
-            agent.client.listen(&listen).await.unwrap()
-        };
+        let listening = agent.hears_within(vec![lease], 30);
         let marking = async {
             tokio::task::yield_now().await;
             world.mark(run.id, &marks(state, &[])).await.unwrap()
@@ -368,16 +331,7 @@ async fn a_run_that_is_marked_is_over_at_once_and_its_agent_has_lost_it() {
     }
     // Whoever began to listen before it had the run is told by its next call, which is at once.
     let run = world.create("etl").await;
-    let early = async {
-        let listen = Listen {
-            session_id: agent.session,
-            leases: Vec::new(),
-            has_left: false,
-            limited_seen: None,
-            wait_seconds: 30,
-        };
-        agent.client.listen(&listen).await.unwrap()
-    };
+    let early = agent.hears_within(Vec::new(), 30);
     let marking = async {
         tokio::task::yield_now().await;
         let claimed = agent.takes().await;

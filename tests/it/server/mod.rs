@@ -42,8 +42,9 @@ use waft::server::app::App;
 use waft::server::db::Place;
 use waft::server::{self, ServerSettings};
 use waft::wire::{
-    ClaimedRun, FlowRun, LeaseKey, ListQuery, Location, NewFlowRun, NewProject, NewSession,
-    PROTOCOL, Poll, Registration, Report, ReportBatch, Reported, ResumeQuery, Slots, Transition,
+    ClaimedRun, FlowRun, LeaseKey, ListQuery, Listen, Location, NewFlowRun, NewProject, NewSession,
+    Orders, PROTOCOL, Poll, Registration, Report, ReportBatch, Reported, ResumeQuery, Slots,
+    Transition,
 };
 
 use crate::kit::witness::hello;
@@ -220,6 +221,30 @@ impl Agent {
             wait_seconds,
         };
         self.client.poll(&poll).await.unwrap().flow_runs
+    }
+
+    /// Takes the one run that there is to be claimed.
+    async fn takes(&self) -> ClaimedRun {
+        let mut claimed = self.poll(1).await;
+        assert_eq!(claimed.len(), 1, "there is a run to be claimed");
+        claimed.remove(0)
+    }
+
+    /// Hears what the server has to say about some runs now.
+    async fn hears(&self, leases: Vec<LeaseKey>) -> Orders {
+        self.hears_within(leases, 0).await
+    }
+
+    /// Hears what the server has to say about some runs, and waits for it if there is nothing yet.
+    async fn hears_within(&self, leases: Vec<LeaseKey>, wait_seconds: u32) -> Orders {
+        let listen = Listen {
+            session_id: self.session,
+            leases,
+            has_left: false,
+            limited_seen: None,
+            wait_seconds,
+        };
+        self.client.listen(&listen).await.unwrap()
     }
 
     fn report_of(&self, lease: LeaseKey, what: Happening) -> Report {

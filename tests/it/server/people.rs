@@ -2,7 +2,7 @@
 
 use waft::model::run::Decision;
 use waft::server::duty::timekeeper::end_overdue;
-use waft::wire::{Listen, NewDecision, Orders};
+use waft::wire::NewDecision;
 
 use super::*;
 
@@ -40,25 +40,6 @@ fn approves(task: Option<&str>) -> NewDecision {
     }
 }
 
-impl Agent {
-    async fn listen(&self, leases: Vec<LeaseKey>) -> Orders {
-        let listen = Listen {
-            session_id: self.session,
-            leases,
-            has_left: false,
-            limited_seen: None,
-            wait_seconds: 0,
-        };
-        self.client.listen(&listen).await.unwrap()
-    }
-
-    async fn claims(&self) -> ClaimedRun {
-        let mut claimed = self.poll(1).await;
-        assert_eq!(claimed.len(), 1, "there is a run to be claimed");
-        claimed.remove(0)
-    }
-}
-
 #[tokio::test]
 async fn a_paused_run_is_nobodys_and_goes_on_with_the_word_of_whoever_approves() {
     let world = World::new().await;
@@ -67,7 +48,7 @@ async fn a_paused_run_is_nobodys_and_goes_on_with_the_word_of_whoever_approves()
     world.client.set_flow_slots("etl", &set).await.unwrap();
     let run = world.create("etl").await;
     let agent = world.agent("mira").await;
-    let claimed = agent.claims().await;
+    let claimed = agent.takes().await;
     agent.tell(lease(&claimed), pauses(&["fetch"])).await;
     let paused = world.run(run.id).await;
     assert_eq!(
@@ -85,7 +66,7 @@ async fn a_paused_run_is_nobodys_and_goes_on_with_the_word_of_whoever_approves()
     );
     // Its slot is free, and it is claimed by nobody.
     world.create("etl").await;
-    let other = agent.claims().await;
+    let other = agent.takes().await;
     assert_ne!(other.flow_run_id, run.id);
     let ends = vec![flow(Event::Start), flow(Event::Succeed)];
     agent.tell(lease(&other), ends).await;
@@ -106,7 +87,7 @@ async fn a_paused_run_is_nobodys_and_goes_on_with_the_word_of_whoever_approves()
     // The agent has it by its claim.
     assert!(
         agent
-            .listen(vec![lease(&again[0])])
+            .hears(vec![lease(&again[0])])
             .await
             .decisions
             .is_empty()
@@ -137,7 +118,7 @@ async fn what_is_decided_while_an_agent_has_the_run_is_told_to_it_until_it_has_h
     world.register("etl").await;
     let run = world.create("etl").await;
     let agent = world.agent("mira").await;
-    let claimed = agent.claims().await;
+    let claimed = agent.takes().await;
     let lease = lease(&claimed);
     agent.tell(lease, vec![flow(Event::Start)]).await;
     agent.tell(lease, asks("fetch")).await;
@@ -148,13 +129,13 @@ async fn what_is_decided_while_an_agent_has_the_run_is_told_to_it_until_it_has_h
     let gone_on = world.client.decide(run.id, &approves(Some("report"))).await;
     assert_eq!(gone_on.unwrap().state, State::Running);
     for _ in 0..2 {
-        let orders = agent.listen(vec![lease]).await;
+        let orders = agent.hears(vec![lease]).await;
         assert_eq!(orders.decisions.len(), 1);
         assert_eq!(orders.decisions[0].task_run.task, "report");
         assert_eq!(orders.decisions[0].lease, lease);
     }
     agent.tell(lease, vec![task("report", Event::Decide)]).await;
-    assert!(agent.listen(vec![lease]).await.decisions.is_empty());
+    assert!(agent.hears(vec![lease]).await.decisions.is_empty());
     let known = world.client.task_runs(run.id, &ListQuery::default()).await;
     let states: Vec<_> = known.unwrap().items.iter().map(|it| it.state).collect();
     assert_eq!(states, [State::Paused, State::Pending]);
@@ -170,14 +151,14 @@ async fn a_decision_that_crosses_the_pause_of_the_run_lets_it_go_on() {
     world.register("etl").await;
     let run = world.create("etl").await;
     let agent = world.agent("mira").await;
-    let claimed = agent.claims().await;
+    let claimed = agent.takes().await;
     let first = lease(&claimed);
     agent.tell(first, vec![flow(Event::Start)]).await;
     agent.tell(first, asks("fetch")).await;
     world.client.decide(run.id, &approves(None)).await.unwrap();
     agent.tell(first, vec![flow(Event::Pause)]).await;
     assert_eq!(world.run(run.id).await.state, State::Scheduled);
-    let again = agent.claims().await;
+    let again = agent.takes().await;
     assert!(again.task_runs[0].decision.is_some());
     // One that asks nothing waits for nobody.
     agent.tell(lease(&again), vec![flow(Event::Pause)]).await;
@@ -190,13 +171,13 @@ async fn an_agent_that_dies_after_a_decision_takes_none_of_it_with_it() {
     world.register("etl").await;
     let run = world.create("etl").await;
     let agent = world.agent("mira").await;
-    let claimed = agent.claims().await;
+    let claimed = agent.takes().await;
     agent.tell(lease(&claimed), vec![flow(Event::Start)]).await;
     agent.tell(lease(&claimed), asks("fetch")).await;
     world.client.decide(run.id, &approves(None)).await.unwrap();
     world.clock.pass(LEASE + Duration::from_secs(1));
     world.rescue().await;
-    let again = world.agent("nas").await.claims().await;
+    let again = world.agent("nas").await.takes().await;
     assert_eq!(again.task_runs[0].state, State::Pending);
     let decision: &Decision = again.task_runs[0].decision.as_ref().unwrap();
     assert_eq!(decision.to_string(), "approved by `first`: looks good");
@@ -210,7 +191,7 @@ async fn the_time_of_people_does_not_count() {
     new.timeout_ms = Some(3_600_000);
     let run = world.try_create(&new).await.unwrap();
     let agent = world.agent("mira").await;
-    let claimed = agent.claims().await;
+    let claimed = agent.takes().await;
     agent.tell(lease(&claimed), vec![flow(Event::Start)]).await;
     world.clock.pass(Duration::from_secs(20));
     agent.tell(lease(&claimed), pauses(&["fetch"])).await;
@@ -218,7 +199,7 @@ async fn the_time_of_people_does_not_count() {
     assert_eq!(end_overdue(&world.app).await.unwrap(), 0);
     world.client.decide(run.id, &approves(None)).await.unwrap();
     world.clock.pass(Duration::from_secs(10));
-    let again = agent.claims().await;
+    let again = agent.takes().await;
     assert_eq!(again.stood_still_ms, 3_600_000 * 24 * 365);
     agent
         .tell(lease(&again), vec![flow(Event::Start), flow(Event::Lose)])
@@ -242,7 +223,7 @@ async fn who_may_decide_and_about_what() {
         "task-unknown"
     );
     let agent = world.agent("mira").await;
-    let claimed = agent.claims().await;
+    let claimed = agent.takes().await;
     agent.tell(lease(&claimed), pauses(&["fetch"])).await;
     assert_eq!(
         code(decide(approves(Some("report"))).await),
@@ -253,14 +234,14 @@ async fn who_may_decide_and_about_what() {
     assert_eq!(code(decide(long).await), "value-bad");
     decide(approves(Some("fetch"))).await.unwrap();
     assert_eq!(code(decide(approves(None)).await), "flow-run-not-paused");
-    let claimed = agent.claims().await;
+    let claimed = agent.takes().await;
     world.client.cancel(run.id).await.unwrap();
     assert_eq!(code(decide(approves(None)).await), "state-wrong");
     agent.tell(lease(&claimed), vec![flow(Event::Stop)]).await;
     assert_eq!(code(decide(approves(None)).await), "flow-run-over");
     // A paused run is cancelled at once, with what waits.
     let run = world.create("etl").await;
-    let claimed = agent.claims().await;
+    let claimed = agent.takes().await;
     agent.tell(lease(&claimed), pauses(&["fetch"])).await;
     let over = world.client.cancel(run.id).await.unwrap();
     assert_eq!(over.state, State::Cancelled);
@@ -275,7 +256,7 @@ async fn an_agent_that_knows_no_questions_is_given_no_run_with_one() {
     world.register("etl").await;
     let run = world.create("etl").await;
     let mira = world.agent("mira").await;
-    let claimed = mira.claims().await;
+    let claimed = mira.takes().await;
     let mut told = vec![flow(Event::Start)];
     told.extend(asks("fetch"));
     mira.tell(lease(&claimed), told).await;
@@ -305,5 +286,5 @@ async fn an_agent_that_knows_no_questions_is_given_no_run_with_one() {
     world.client.decide(run.id, &approves(None)).await.unwrap();
     assert!(old.poll(9).await.is_empty());
     let mira = world.agent("mira").await;
-    assert_eq!(mira.claims().await.flow_run_id, run.id);
+    assert_eq!(mira.takes().await.flow_run_id, run.id);
 }

@@ -66,13 +66,18 @@ pub(in crate::server::api) async fn decide(
             })
         })
         .await?;
-    app.tell(&[id]);
-    app.tell_agents(agent.as_slice());
+    tell_said(&app, &found, agent).await;
+    Ok(Answered(found.flow_run))
+}
+
+/// Tells whoever it concerns that a person has said something of a run.
+pub(super) async fn tell_said(app: &App, found: &Found, agent: Option<AgentId>) {
     let run = &found.flow_run;
+    app.tell(&[run.id]);
+    app.tell_agents(agent.as_slice());
     if run.state == RunState::Scheduled {
         app.announce(found.requirement_id, run.due_at, 1).await;
     }
-    Ok(Answered(found.flow_run))
 }
 
 /// Checks what somebody gives as their reason.

@@ -7,7 +7,7 @@ use axum::extract::State;
 use jiff::Timestamp;
 use serde::de::IgnoredAny;
 
-use super::decide::checked_reason;
+use super::decide::{checked_reason, tell_said};
 use super::{over, own, unknown};
 use crate::model::id::{AgentId, FlowRunId};
 use crate::model::limit::{KIB, MAP_ELEMENTS_MAX};
@@ -81,12 +81,7 @@ pub(in crate::server::api) async fn mark(
             })
         })
         .await?;
-    app.tell(&[id]);
-    app.tell_agents(agent.as_slice());
-    let run = &found.flow_run;
-    if run.state == RunState::Scheduled {
-        app.announce(found.requirement_id, run.due_at, 1).await;
-    }
+    tell_said(&app, &found, agent).await;
     Ok(Answered(found.flow_run))
 }
 
